@@ -1,0 +1,163 @@
+"""The generation request: what a client may ask for, with every bound that holds at the edge.
+
+Field names are those of diffusers and of OpenAI's images API. Values that the client left out stay `None` here; the
+gateway fills them from the defaults that the serving worker announces, so that a job record is complete.
+"""
+
+import re
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+MAX_INSTRUCTION_CHARS = 8_000  # about 2,000 tokens, LLMGA's context (LLMGA.md §1.7)
+MAX_STEPS = 150
+MAX_IMAGES = 8
+MAX_SIDE_PX = 2_048  # a worker announces its own, smaller limit
+MIN_SIDE_PX = 64
+SIDE_MULTIPLE_PX = 8  # one latent is 8 px wide (SD1.5 and SDXL VAEs)
+MAX_SEED = 2**53 - 1  # exact in JSON numbers of every client
+MAX_DEADLINE_S = 86_400.0
+
+
+class Task(StrEnum):
+    """What is to be made."""
+
+    TEXT_TO_IMAGE = "text_to_image"
+    PROMPT = "prompt"
+
+
+class PromptMode(StrEnum):
+    """Whether the MLLM writes the generation prompt or the instruction is the prompt."""
+
+    REFINE = "refine"
+    VERBATIM = "verbatim"
+
+
+class PromptEncoding(StrEnum):
+    """How a prompt becomes embeddings: LLMGA's long form (LLMGA.md §5) or the 77 tokens of stock diffusers."""
+
+    LLMGA = "llmga"
+    STOCK = "stock"
+
+
+class Lane(StrEnum):
+    """Queue lane: interactive work goes before batch work, batch work ages."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
+class OutputFormat(StrEnum):
+    """File format of the pictures."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+    @property
+    def media_type(self) -> str:
+        """The format's media type, for example `image/png`."""
+        return f"image/{self.value}"
+
+
+class Scheduler(StrEnum):
+    """The solvers offered, each a diffusers scheduler."""
+
+    DDIM = "ddim"
+    PNDM = "pndm"
+    EULER = "euler"
+    EULER_ANCESTRAL = "euler_ancestral"
+    DPMPP_2M = "dpmpp_2m"
+    DPMPP_2M_KARRAS = "dpmpp_2m_karras"
+    DPMPP_2M_SDE = "dpmpp_2m_sde"
+    UNIPC = "unipc"
+    LCM = "lcm"
+    HEUN = "heun"
+
+
+_SIZE = re.compile(r"([1-9][0-9]{1,4})x([1-9][0-9]{1,4})")
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """Return (width, height) in pixels of a `WxH` string.
+
+    Raises:
+        ValueError: the string is not `WxH`, a side is out of bounds or not a multiple of 8.
+    """
+    match = _SIZE.fullmatch(size)
+    if match is None:
+        raise ValueError("size must be WIDTHxHEIGHT in pixels, for example 512x512")
+    width, height = int(match[1]), int(match[2])
+    for side in (width, height):
+        if not MIN_SIDE_PX <= side <= MAX_SIDE_PX:
+            raise ValueError(f"both sides must be between {MIN_SIDE_PX} and {MAX_SIDE_PX} pixels")
+        if side % SIDE_MULTIPLE_PX:
+            raise ValueError(f"both sides must be multiples of {SIDE_MULTIPLE_PX} pixels")
+    return width, height
+
+
+def _checked_size(size: str) -> str:
+    parse_size(size)
+    return size
+
+
+def _meaningful(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must contain at least one character that is not white space")
+    if "\x00" in text:
+        raise ValueError("must not contain the NUL character")
+    return text
+
+
+Size = Annotated[str, AfterValidator(_checked_size), Field(examples=["512x512"])]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class GenerationRequest(BaseModel):
+    """One request for pictures, or for a generation prompt alone."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: Task = Task.TEXT_TO_IMAGE
+    instruction: Annotated[str, AfterValidator(_meaningful)] = Field(
+        min_length=1,
+        max_length=MAX_INSTRUCTION_CHARS,
+        description="What you want, in your own words; English or Chinese.",
+        examples=["draw a snowman at night"],
+    )
+    prompt_mode: PromptMode = Field(
+        default=PromptMode.REFINE,
+        description="`refine`: the language model writes the generation prompt. `verbatim`: the instruction is used as it is.",
+    )
+    approve: bool = Field(
+        default=False,
+        description="Hold the job after the prompt is written, until it is approved (or edited) or canceled.",
+    )
+    negative_prompt: str = Field(default="", max_length=MAX_INSTRUCTION_CHARS)
+    model: str | None = Field(default=None, min_length=1, max_length=128, description="Diffusion model by name.")
+    size: Size | None = Field(default=None, description="`WIDTHxHEIGHT` in pixels; the model's own size if left out.")
+    n: int = Field(default=1, ge=1, le=MAX_IMAGES, description="Pictures; the i-th is made with `seed + i`.")
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED - MAX_IMAGES, description="Drawn at random if left out.")
+    num_inference_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
+    guidance_scale: Finite | None = Field(default=None, ge=0, le=30)
+    scheduler: Scheduler | None = None
+    prompt_encoding: PromptEncoding = PromptEncoding.LLMGA
+    lane: Lane = Lane.INTERACTIVE
+    deadline_s: Finite | None = Field(
+        default=None, gt=0, le=MAX_DEADLINE_S, description="Do not start this job later than this many seconds from now."
+    )
+    deterministic: bool = Field(
+        default=True, description="The same request gives the same bytes whoever shares the batch."
+    )
+    output_format: OutputFormat = OutputFormat.PNG
+
+    @model_validator(mode="after")
+    def _stages_make_sense(self) -> Self:
+        if self.task is Task.PROMPT and self.prompt_mode is PromptMode.VERBATIM:
+            raise ValueError("task 'prompt' asks the language model to write a prompt; it cannot be 'verbatim'")
+        if self.task is Task.PROMPT and self.approve:
+            raise ValueError("task 'prompt' ends when the prompt is written; there is nothing to approve")
+        if self.approve and self.prompt_mode is PromptMode.VERBATIM:
+            raise ValueError("a verbatim prompt is yours already; 'approve' applies to refined prompts")
+        return self

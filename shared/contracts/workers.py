@@ -1,0 +1,54 @@
+"""What a worker says of itself, so that routing, readiness and estimates rest on live facts."""
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.contracts.generation import PromptEncoding, Scheduler
+from shared.contracts.jobs import Stage
+
+
+class Phase(StrEnum):
+    """Start-up phase of a worker."""
+
+    STARTING = "starting"
+    CONVERTING = "converting"
+    LOADING = "loading"
+    WARMING_UP = "warming_up"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+class ServedModel(BaseModel):
+    """A model that a worker serves, with the defaults that fill what a request leaves open.
+
+    Prompt workers fill `name` alone.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    default: bool = Field(default=False, description="Whether a request that names no model gets this one.")
+    kind: str | None = Field(default=None, description="`sd15` or `sdxl`; the family for a language model.")
+    size: str | None = Field(default=None, description="The model's own `WIDTHxHEIGHT`.")
+    max_side_px: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    scheduler: Scheduler | None = None
+    schedulers: list[Scheduler] = Field(default_factory=list)
+    prompt_encodings: list[PromptEncoding] = Field(default_factory=list)
+    max_prompt_tokens: int | None = Field(default=None, description="Content tokens that the text encoder takes.")
+
+
+class Announcement(BaseModel):
+    """A worker's latest word; it expires unless it is renewed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    worker: str = Field(description="`<host>-<pid>-<random>`, new at each start.")
+    stage: Stage
+    phase: Phase
+    detail: str = Field(default="", description="What the phase is busy with, for people.")
+    models: list[ServedModel] = Field(default_factory=list)
+    free: int = Field(default=0, ge=0, description="Jobs that it would take now.")
+    running: int = Field(default=0, ge=0)

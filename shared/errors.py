@@ -9,6 +9,7 @@ LLMGAError
 ├── CapacityError (429/503 with `retry_after_s`: try again later)
 │   ├── QueueFull
 │   ├── QueueUnavailable
+│   ├── StoreUnavailable
 │   └── NoWorker
 ├── JobError (why a job ended as failed)
 │   ├── AttemptsExhausted, DeadlineExceeded
@@ -192,6 +193,15 @@ class QueueUnavailable(CapacityError):
     status = 503
     title = "Queue unavailable"
     next_step = "Send the request again with the same `Idempotency-Key` after the seconds in `Retry-After`."
+
+
+class StoreUnavailable(CapacityError):
+    """The artifact store cannot be written: full, read-only or gone."""
+
+    code = "store_unavailable"
+    status = 503
+    title = "Artifact store unavailable"
+    next_step = "Send the request again after the seconds in `Retry-After`; if it stays, tell the operator."
 
 
 class NoWorker(CapacityError):

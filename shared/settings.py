@@ -23,7 +23,9 @@ class SettingsError(Exception):
     """The environment does not make sense; `problems` lists every fault found."""
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("the settings have problems:\n" + "\n".join(f"  - {problem}" for problem in problems))
+        super().__init__(
+            "the settings have problems:\n" + "\n".join(f"  - {problem}" for problem in problems)
+        )
         self.problems = problems
 
 
@@ -34,9 +36,13 @@ class _Group(BaseModel):
 class RedisSettings(_Group):
     """The Redis or Valkey server that holds the queue."""
 
-    url: str = Field(default="redis://127.0.0.1:6379/0", description="redis:// or rediss:// URL of the server.")
+    url: str = Field(
+        default="redis://127.0.0.1:6379/0", description="redis:// or rediss:// URL of the server."
+    )
     namespace: str = Field(
-        default="llmga", pattern=r"^[a-z0-9_-]{1,32}$", description="Prefix of all keys; also their hash slot."
+        default="llmga",
+        pattern=r"^[a-z0-9_-]{1,32}$",
+        description="Prefix of all keys; also their hash slot.",
     )
     durability: Literal["always", "everysec", "none"] = Field(
         default="always",
@@ -48,14 +54,28 @@ class RedisSettings(_Group):
 class QueueSettings(_Group):
     """Bounds and clocks of the job queue."""
 
-    lease_ms: int = Field(default=15_000, ge=300, le=600_000, description="A silent worker loses its job after this.")
+    lease_ms: int = Field(
+        default=15_000, ge=300, le=600_000, description="A silent worker loses its job after this."
+    )
     max_attempts: int = Field(default=3, ge=1, le=10, description="Starts of a stage before the job fails.")
-    max_queued: int = Field(default=1_000, ge=1, le=1_000_000, description="Jobs waiting per stage before 429.")
-    max_job_bytes: int = Field(default=65_536, ge=4_096, le=1_048_576, description="Largest request of a job.")
-    max_events: int = Field(default=4_096, ge=64, le=100_000, description="Events kept per job; the oldest go first.")
-    retention_s: int = Field(default=86_400, ge=60, description="How long finished jobs and dead letters are kept.")
-    idempotency_s: int = Field(default=86_400, ge=60, description="How long an Idempotency-Key is remembered.")
-    ageing_ms: int = Field(default=30_000, ge=0, description="Batch work that waited longer gets every fourth claim.")
+    max_queued: int = Field(
+        default=1_000, ge=1, le=1_000_000, description="Jobs waiting per stage before 429."
+    )
+    max_job_bytes: int = Field(
+        default=65_536, ge=4_096, le=1_048_576, description="Largest request of a job."
+    )
+    max_events: int = Field(
+        default=4_096, ge=64, le=100_000, description="Events kept per job; the oldest go first."
+    )
+    retention_s: int = Field(
+        default=86_400, ge=60, description="How long finished jobs and dead letters are kept."
+    )
+    idempotency_s: int = Field(
+        default=86_400, ge=60, description="How long an Idempotency-Key is remembered."
+    )
+    ageing_ms: int = Field(
+        default=30_000, ge=0, description="Batch work that waited longer gets every fourth claim."
+    )
 
 
 class ArtifactSettings(_Group):
@@ -79,8 +99,12 @@ class GatewaySettings(_Group):
 class MLLMSettings(_Group):
     """The language model service (vLLM)."""
 
-    model: str = Field(default="", description="Folder or hub id of an LLMGA checkpoint (published or LLaVA layout).")
-    name: str = Field(default="", description="Name it is served under; empty: the folder's or repository's name.")
+    model: str = Field(
+        default="", description="Folder or hub id of an LLMGA checkpoint (published or LLaVA layout)."
+    )
+    name: str = Field(
+        default="", description="Name it is served under; empty: the folder's or repository's name."
+    )
     host: str = "127.0.0.1"
     port: int = Field(default=8001, ge=1, le=65_535)
     metrics_port: int = Field(default=9102, ge=0, le=65_535)
@@ -99,11 +123,15 @@ class MLLMSettings(_Group):
 class DiffusionSettings(_Group):
     """The diffusion service."""
 
-    models: dict[str, str] = Field(default_factory=dict, description="JSON: name -> folder in diffusers layout.")
+    models: dict[str, str] = Field(
+        default_factory=dict, description="JSON: name -> folder in diffusers layout."
+    )
     default_model: str = Field(default="", description="Model for requests that name none; empty: the first.")
     metrics_port: int = Field(default=9103, ge=0, le=65_535)
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    max_rows: int = Field(default=16, ge=4, le=256, description="Most UNet rows per call; a guided picture takes two.")
+    max_rows: int = Field(
+        default=16, ge=4, le=256, description="Most UNet rows per call; a guided picture takes two."
+    )
     max_jobs: int = Field(default=16, ge=1, le=256, description="Jobs held at once.")
 
 

@@ -4,7 +4,15 @@ They are the REST API's schemas and the queue's payloads at once, so that a fiel
 """
 
 from shared.contracts.events import Event, EventType
-from shared.contracts.generation import GenerationRequest, Lane, OutputFormat, PromptMode, Scheduler, Size, Task
+from shared.contracts.generation import (
+    GenerationRequest,
+    Lane,
+    OutputFormat,
+    PromptMode,
+    Scheduler,
+    Size,
+    Task,
+)
 from shared.contracts.jobs import (
     TERMINAL,
     GenerationPrompt,

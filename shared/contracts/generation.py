@@ -102,7 +102,12 @@ def _checked_size(size: str) -> str:
     return size
 
 
-def _meaningful(text: str) -> str:
+def meaningful(text: str) -> str:
+    """Return a text that a person wrote, if it says something.
+
+    Raises:
+        ValueError: it is blank, or holds a NUL character.
+    """
     if not text.strip():
         raise ValueError("must contain at least one character that is not white space")
     if "\x00" in text:
@@ -120,7 +125,7 @@ class GenerationRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: Task = Task.TEXT_TO_IMAGE
-    instruction: Annotated[str, AfterValidator(_meaningful)] = Field(
+    instruction: Annotated[str, AfterValidator(meaningful)] = Field(
         min_length=1,
         max_length=MAX_INSTRUCTION_CHARS,
         description="What you want, in your own words; English or Chinese.",
@@ -135,17 +140,26 @@ class GenerationRequest(BaseModel):
         description="Hold the job after the prompt is written, until it is approved (or edited) or canceled.",
     )
     negative_prompt: str = Field(default="", max_length=MAX_INSTRUCTION_CHARS)
-    model: str | None = Field(default=None, min_length=1, max_length=128, description="Diffusion model by name.")
-    size: Size | None = Field(default=None, description="`WIDTHxHEIGHT` in pixels; the model's own size if left out.")
+    model: str | None = Field(
+        default=None, min_length=1, max_length=128, description="Diffusion model by name."
+    )
+    size: Size | None = Field(
+        default=None, description="`WIDTHxHEIGHT` in pixels; the model's own size if left out."
+    )
     n: int = Field(default=1, ge=1, le=MAX_IMAGES, description="Pictures; the i-th is made with `seed + i`.")
-    seed: int | None = Field(default=None, ge=0, le=MAX_SEED - MAX_IMAGES, description="Drawn at random if left out.")
+    seed: int | None = Field(
+        default=None, ge=0, le=MAX_SEED - MAX_IMAGES, description="Drawn at random if left out."
+    )
     num_inference_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
     guidance_scale: Finite | None = Field(default=None, ge=0, le=30)
     scheduler: Scheduler | None = None
     prompt_encoding: PromptEncoding = PromptEncoding.LLMGA
     lane: Lane = Lane.INTERACTIVE
     deadline_s: Finite | None = Field(
-        default=None, gt=0, le=MAX_DEADLINE_S, description="Do not start this job later than this many seconds from now."
+        default=None,
+        gt=0,
+        le=MAX_DEADLINE_S,
+        description="Do not start this job later than this many seconds from now.",
     )
     deterministic: bool = Field(
         default=True, description="The same request gives the same bytes whoever shares the batch."
@@ -155,7 +169,9 @@ class GenerationRequest(BaseModel):
     @model_validator(mode="after")
     def _stages_make_sense(self) -> Self:
         if self.task is Task.PROMPT and self.prompt_mode is PromptMode.VERBATIM:
-            raise ValueError("task 'prompt' asks the language model to write a prompt; it cannot be 'verbatim'")
+            raise ValueError(
+                "task 'prompt' asks the language model to write a prompt; it cannot be 'verbatim'"
+            )
         if self.task is Task.PROMPT and self.approve:
             raise ValueError("task 'prompt' ends when the prompt is written; there is nothing to approve")
         if self.approve and self.prompt_mode is PromptMode.VERBATIM:

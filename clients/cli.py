@@ -1,0 +1,234 @@
+"""The `llmga` command.
+
+Everything that takes time to import is imported by the command that needs it, so `--help` answers at once. Progress
+goes to standard error and results to standard output, so that both a person and a pipe get what they want.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clients.client import Client
+    from clients.generate import Outcome
+
+OK, FAILED, BAD_USAGE, UNREACHABLE, CANCELED, NOT_STARTED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+
+EXIT_STATUSES = """\
+exit status:
+  0    done
+  1    the request was refused, or the job failed
+  2    the command line makes no sense
+  3    no server answers
+  4    the job was canceled
+  5    the local system cannot be started
+  130  interrupted
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    options = parser().parse_args(arguments)
+    from clients.errors import ServerProblem, UnexpectedAnswer, Unreachable
+    from clients.local.errors import LaunchError
+
+    try:
+        return int(options.run(options))
+    except ServerProblem as error:
+        problem = error.problem
+        complain(f"{problem.title}: {problem.detail}", problem.next_step)
+        for fault in problem.errors:
+            print(f"  {fault.field or 'body'}: {fault.message}", file=sys.stderr)
+        for model in problem.served_models or []:
+            print(f"  served: {model}", file=sys.stderr)
+        return FAILED
+    except Unreachable as error:
+        complain(f"nothing answers at {error.url}", "Start a system with `llmga up`, or name one with --url.")
+        return UNREACHABLE
+    except UnexpectedAnswer as error:
+        complain(str(error), "Check the URL.")
+        return UNREACHABLE
+    except LaunchError as error:
+        complain(error.detail, error.next_step)
+        return NOT_STARTED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def complain(problem: str, advice: str) -> None:
+    """Write what is wrong and what to do to standard error."""
+    print(f"error: {problem}\n{advice}", file=sys.stderr)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="llmga",
+        description="Pictures from words: LLMGA writes the prompt, a diffusion service renders it.",
+        epilog=EXIT_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Any, help: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=help,
+            description=help[0].upper() + help[1:] + ".",
+            epilog=EXIT_STATUSES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(run=run)
+        command.add_argument("--home", type=Path, help="folder of the local system (LLMGA_HOME, ./.llmga)")
+        return command
+
+    generate = add("generate", _generate, "make pictures from an instruction, and show how it goes")
+    generate.add_argument("instruction", help="what you want, in your own words; English or Chinese")
+    generate.add_argument("--size", metavar="WxH", help="in pixels (default: the model's own)")
+    generate.add_argument("--seed", type=int, help="for the same picture again (default: random)")
+    generate.add_argument("--steps", type=int, help="inference steps (default: the model's own)")
+    generate.add_argument("--n", type=int, help="number of pictures (default 1)")
+    generate.add_argument("--model", help="diffusion model by name")
+    generate.add_argument("--negative", metavar="TEXT", help="what should not be in the picture")
+    mode = generate.add_mutually_exclusive_group()
+    mode.add_argument("--prompt-only", action="store_true", help="write the generation prompt and stop there")
+    mode.add_argument("--verbatim", action="store_true", help="render the instruction as it is, without the MLLM")
+    generate.add_argument("--output", type=Path, metavar="FILE", help="where to save; .png, .jpg or .webp")
+    _add_server_options(generate)
+
+    jobs = add("jobs", None, "look at a job, or cancel it")
+    actions = jobs.add_subparsers(required=True, metavar="ACTION")
+    for name, run, text in (("show", _show, "show a job's record"), ("cancel", _cancel, "cancel a job")):
+        action = actions.add_parser(name, help=text)
+        action.set_defaults(run=run)
+        action.add_argument("job", help="the job's id")
+        _add_server_options(action)
+
+    _add_server_options(add("models", _models, "list the models that are served now"))
+
+    up = add("up", _up, "start a whole system on this machine and keep it running")
+    up.add_argument("--port", type=int, help="of the gateway (LLMGA_GATEWAY__PORT, 8080); 0 for any free one")
+    up.add_argument("--workers", type=_count, default=1, help="diffusion workers (default 1)")
+
+    demo = add("demo", _demo, "make one picture in a system of its own: out/demo.png and out/demo.json")
+    demo.add_argument("--out", type=Path, default=Path("out"), help="folder for the results (default ./out)")
+    demo.add_argument("--port", type=int, default=0, help="of the gateway (default: any free one)")
+    return top
+
+
+def _add_server_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--url", help="the gateway (default: the local system that runs, or port 8080)")
+    command.add_argument("--json", action="store_true", help="write the record as JSON to standard output")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 16:
+        raise argparse.ArgumentTypeError("must be between 1 and 16")
+    return number
+
+
+def _home(options: argparse.Namespace) -> Path:
+    given: Path | None = options.home
+    return (given or Path(os.environ.get("LLMGA_HOME") or ".llmga")).absolute()
+
+
+def _client(options: argparse.Namespace) -> "Client":
+    from clients.client import Client
+    from clients.local.home import read_run
+
+    if options.url:
+        return Client(options.url)
+    running = read_run(_home(options))
+    return Client(running.url if running else "http://127.0.0.1:8080")
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from pydantic import ValidationError
+
+    from clients.generate import format_of, generate
+    from clients.view import open_view
+    from shared.contracts import GenerationRequest
+
+    try:
+        wishes = {
+            "task": "prompt" if options.prompt_only else None,
+            "instruction": options.instruction,
+            "prompt_mode": "verbatim" if options.verbatim else None,
+            "size": options.size,
+            "seed": options.seed,
+            "num_inference_steps": options.steps,
+            "n": options.n,
+            "model": options.model,
+            "negative_prompt": options.negative,
+            "output_format": format_of(options.output),
+        }
+        request = GenerationRequest.model_validate({key: value for key, value in wishes.items() if value is not None})
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc'])) or 'request'}: {fault['msg']}" for fault in error.errors()]
+        complain("; ".join(faults), "Correct the command line; `llmga generate --help` lists the options.")
+        return BAD_USAGE
+    except ValueError as error:
+        complain(str(error), "Choose another file name.")
+        return BAD_USAGE
+    with _client(options) as client:
+        outcome = generate(client, request, open_view(sys.stderr), output=options.output)
+    return _report(outcome, as_json=options.json)
+
+
+def _report(outcome: "Outcome", *, as_json: bool) -> int:
+    from clients.generate import report
+    from shared.contracts import JobStatus
+
+    job = outcome.job
+    if as_json:
+        print(job.model_dump_json(indent=2, exclude_none=True))
+    else:
+        report(outcome)
+    if job.error is not None:
+        complain(f"{job.error.title}: {job.error.detail}", job.error.next_step)
+    if job.status is JobStatus.CANCELED:
+        print(f"job {job.id} was canceled", file=sys.stderr)
+        return CANCELED
+    return OK if job.status is JobStatus.SUCCEEDED else FAILED
+
+
+def _show(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        print(client.get(options.job).model_dump_json(indent=2, exclude_none=True))
+    return OK
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        job = client.cancel(options.job)
+    if options.json:
+        print(job.model_dump_json(indent=2, exclude_none=True))
+    else:
+        print(f"{job.id} {job.status.value}")
+    return OK
+
+
+def _up(options: argparse.Namespace) -> int:
+    from clients.local.run import up
+
+    up(_home(options), port=options.port, workers=options.workers)
+    return OK
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from clients.local.run import demo
+    from clients.view import open_view
+
+    outcome = demo(_home(options), open_view(sys.stderr), out=options.out, port=options.port)
+    if outcome.files:
+        print(options.out / "demo.json")
+    return _report(outcome, as_json=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

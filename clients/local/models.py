@@ -1,0 +1,38 @@
+"""Which pair of models a local system runs: the one the user names, the trained one, or a random one made here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+NAME = "llmga-tiny"
+SHIPPED = Path(__file__).resolve().parents[2] / "models" / NAME
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A language model and a diffusion model; None where the user's own settings name one."""
+
+    title: str
+    mllm: Path | None
+    sd15: Path | None
+    build_into: Path | None = None  # set when the pair is (re)made before it is used
+
+
+def choose_pair(home: Path, settings: Mapping[str, str], *, shipped: Path = SHIPPED) -> Pair:
+    """Return the pair to run; `settings` are the user's own `LLMGA_*` variables, by upper-case name."""
+    has_mllm, has_diffusion = "LLMGA_MLLM__MODEL" in settings, "LLMGA_DIFFUSION__MODELS" in settings
+    if has_mllm and has_diffusion:
+        return Pair("the models that your settings name", None, None)
+    folder, build_into = shipped, None
+    title = f"the trained pair {NAME}"
+    if not ((shipped / "mllm" / "config.json").exists() and (shipped / "sd15" / "model_index.json").exists()):
+        folder = build_into = home / "models" / "random"
+        title = "a random mini pair (it draws noise: no trained pair is in models/llmga-tiny)"
+    if has_mllm or has_diffusion:
+        title = f"your own {'language' if has_mllm else 'diffusion'} model; for the other, {title}"
+    return Pair(
+        title,
+        mllm=None if has_mllm else folder / "mllm",
+        sd15=None if has_diffusion else folder / "sd15",
+        build_into=build_into,
+    )

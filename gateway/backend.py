@@ -1,0 +1,62 @@
+"""What the routes work with, opened at start-up and closed at the end."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from gateway.drain import Drain
+from gateway.fleet import Fleet
+from shared.artifacts import ArtifactStore, open_store
+from shared.jobs import EventFollower, JobQueue, check_server, connect
+from shared.settings import Settings
+
+_log = logging.getLogger("llmga.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """The queue, its events, its workers, and the pictures."""
+
+    settings: Settings
+    queue: JobQueue
+    follower: EventFollower
+    artifacts: ArtifactStore
+    fleet: Fleet
+    drain: Drain
+
+
+@asynccontextmanager
+async def open_backend(settings: Settings, drain: Drain) -> AsyncIterator[Backend]:
+    """Connect to the queue's server, check that it can be trusted with jobs, and start looking after the queue.
+
+    Raises:
+        QueueUnavailable: the server did not answer in time.
+        UnfitServer: it could lose accepted jobs.
+    """
+    redis = await connect(settings.redis)
+    try:
+        await check_server(redis, settings.redis)
+        queue = JobQueue(redis, settings.queue, settings.redis.namespace)
+        follower = EventFollower(redis, queue)
+        artifacts = open_store(settings)
+        fleet = Fleet(queue, artifacts)
+        task = asyncio.create_task(fleet.run(), name="fleet")
+        try:
+            yield Backend(settings, queue, follower, artifacts, fleet, drain)
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            await follower.aclose()
+    finally:
+        await redis.aclose()
+
+
+def backend_of(request: Request) -> Backend:
+    """Return the backend of the app that serves this request."""
+    backend: Backend = request.app.state.backend
+    return backend

@@ -1,0 +1,98 @@
+"""The gateway's view of the queue and its workers, refreshed every second by one background task.
+
+Requests and probes read the last view, so that none of them waits for the queue's server; a request that would be refused
+because of the view asks for a new one first. The same task reaps (which also keeps the queue's gauges) and sweeps
+expired pictures.
+"""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+
+from gateway.offers import Offers
+from shared.artifacts import ArtifactStore
+from shared.errors import LLMGAError
+from shared.jobs import JobQueue
+
+REFRESH_S = 1.0
+STALE_S = 3.0  # a view that is older says that the queue's server does not answer
+SWEEP_S = 600.0
+_ASK_AGAIN_S = 0.1  # requests that no worker can serve refresh the view at most this often
+
+_log = logging.getLogger("llmga.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One look at the queue; `at_s` is this process's monotonic clock."""
+
+    offers: Offers = field(default_factory=Offers)
+    at_s: float = float("-inf")
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the queue's server answered lately."""
+        return time.monotonic() - self.at_s < STALE_S
+
+
+class Fleet:
+    """Keeps the view; `run` is the background task."""
+
+    def __init__(self, queue: JobQueue, artifacts: ArtifactStore) -> None:
+        self._queue = queue
+        self._artifacts = artifacts
+        self._lock = asyncio.Lock()
+        self._beat_s = time.monotonic()
+        self.view = View()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the event loop still turns, as seen from other threads."""
+        return time.monotonic() - self._beat_s < 10 * REFRESH_S
+
+    async def look_again(self) -> Offers:
+        """Return the offers as they are now, not a second ago.
+
+        Raises:
+            QueueUnavailable: the queue's server does not answer.
+        """
+        async with self._lock:  # those who wait share the answer of the one who asks
+            if time.monotonic() - self.view.at_s > _ASK_AGAIN_S:
+                self.view = View(Offers.of(await self._queue.workers()), time.monotonic())
+        return self.view.offers
+
+    async def run(self) -> None:
+        """Reap, refresh and sweep until canceled; an unreachable server only makes the view old."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._beat())
+            tasks.create_task(self._tend())
+            tasks.create_task(self._sweep())
+
+    async def _beat(self) -> None:
+        while True:
+            self._beat_s = time.monotonic()
+            await asyncio.sleep(REFRESH_S)
+
+    async def _tend(self) -> None:
+        was_reachable = True
+        while True:
+            try:
+                await self._queue.reap()
+                await self.look_again()
+                was_reachable = True
+            except LLMGAError as error:
+                if was_reachable:
+                    _log.warning("the queue does not answer: %s", error.detail)
+                was_reachable = False
+            except Exception:
+                _log.exception("tending the queue failed")
+            await asyncio.sleep(REFRESH_S)
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(self._artifacts.sweep)
+            except Exception:
+                _log.exception("sweeping expired pictures failed")
+            await asyncio.sleep(SWEEP_S)

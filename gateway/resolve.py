@@ -1,0 +1,95 @@
+"""Fill in what a request left open, and check what depends on the model. Pure: offers and the seed are passed in."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.offers import Offers, RenderModel
+from shared.contracts import FieldProblem, GenerationPrompt, GenerationRequest, PromptMode, Stage, Task
+from shared.contracts.generation import parse_size
+from shared.errors import InvalidRequest, ModelNotServed, NoWorker
+
+NO_WORKER_RETRY_S = 10  # a diffusion worker loads in seconds, vLLM in less than a minute
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A request that a worker can carry out as it stands, and where it goes first."""
+
+    request: GenerationRequest
+    stage: Stage
+    prompt: GenerationPrompt | None
+    batch_key: str
+
+
+def resolve(request: GenerationRequest, offers: Offers, *, seed: int) -> Resolved:
+    """Return the request with every value filled in; `seed` is used if it names none.
+
+    Raises:
+        NoWorker: a stage that it needs has no live worker.
+        ModelNotServed: no worker serves the model that it names.
+        InvalidRequest: the model does not do what is asked of it.
+    """
+    for stage in _stages(request):
+        if stage not in offers.staffed:
+            raise _no_worker(stage)
+    filled: dict[str, Any] = {"seed": request.seed if request.seed is not None else seed}
+    batch_key = Task.PROMPT.value  # nothing is rendered
+    if request.task is not Task.PROMPT:
+        model = _choose(request, offers)
+        filled |= _fill(request, model)
+        batch_key = f"{model.name}/{filled['size']}"
+    is_verbatim = request.prompt_mode is PromptMode.VERBATIM
+    return Resolved(
+        request=request.model_copy(update=filled),
+        stage=Stage.RENDER if is_verbatim else Stage.PROMPT,
+        prompt=GenerationPrompt(text=request.instruction, source="verbatim") if is_verbatim else None,
+        batch_key=batch_key,
+    )
+
+
+def _stages(request: GenerationRequest) -> list[Stage]:
+    stages = [] if request.prompt_mode is PromptMode.VERBATIM else [Stage.PROMPT]
+    return stages if request.task is Task.PROMPT else [*stages, Stage.RENDER]
+
+
+def _no_worker(stage: Stage) -> NoWorker:
+    return NoWorker(f"No worker of the stage `{stage}` is there.", retry_after_s=NO_WORKER_RETRY_S)
+
+
+def _choose(request: GenerationRequest, offers: Offers) -> RenderModel:
+    name = request.model or offers.default_model
+    if name is None:  # workers are there, but none has said yet what it serves
+        raise _no_worker(Stage.RENDER)
+    model = offers.render_models.get(name)
+    if model is None:
+        raise ModelNotServed("No worker serves the model of that name.", served_models=list(offers.render_models))
+    return model
+
+
+def _fill(request: GenerationRequest, model: RenderModel) -> dict[str, Any]:
+    size = request.size or model.size
+    scheduler = request.scheduler or model.scheduler
+    encoding = request.prompt_encoding
+    if "prompt_encoding" not in request.model_fields_set and encoding not in model.prompt_encodings:
+        encoding = next(iter(model.prompt_encodings), encoding)
+    problems = []
+    if max(parse_size(size)) > model.max_side_px:
+        message = f"`{model.name}` makes at most {model.max_side_px} pixels per side"
+        problems.append(FieldProblem(field="size", code="too_large", message=message))
+    if scheduler not in model.schedulers:
+        offered = ", ".join(model.schedulers)
+        message = f"`{model.name}` offers {offered}"
+        problems.append(FieldProblem(field="scheduler", code="not_offered", message=message))
+    if model.prompt_encodings and encoding not in model.prompt_encodings:
+        message = f"`{model.name}` offers {', '.join(model.prompt_encodings)}"
+        problems.append(FieldProblem(field="prompt_encoding", code="not_offered", message=message))
+    if problems:
+        raise InvalidRequest(f"The model `{model.name}` does not do what is asked of it.", errors=problems)
+    return {
+        "model": model.name,
+        "size": size,
+        "num_inference_steps": request.num_inference_steps or model.num_inference_steps,
+        "guidance_scale": model.guidance_scale if request.guidance_scale is None else request.guidance_scale,
+        "scheduler": scheduler,
+        "prompt_encoding": encoding,
+    }

@@ -1,0 +1,1 @@
+"""The services that run models: one writes generation prompts, one renders them."""

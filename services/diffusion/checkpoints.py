@@ -1,0 +1,189 @@
+"""Checkpoints on disk: which folders are served, judged from names and headers before a library opens them.
+
+A folder is in diffusers layout. Its parts are loaded by explicit classes, whatever `model_index.json` says
+(published folders name the wrong pipeline, LLMGA.md §7.3). Weights are safetensors: a pickle is never opened,
+and a part that has nothing else is refused. Folders with Python files or `auto_map` are refused as a whole:
+`trust_remote_code=False` is no boundary. Nothing here imports torch.
+"""
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared.contracts.generation import MAX_STEPS
+
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
+CONFIGS = {
+    "unet": "config.json",
+    "vae": "config.json",
+    "text_encoder": "config.json",
+    "scheduler": "scheduler_config.json",
+}
+TOKENIZER = ("vocab.json", "merges.txt")
+TOKENIZER_OPTIONAL = ("tokenizer_config.json", "special_tokens_map.json")
+SERVING = "serving.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack")
+_MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+_HASH_CHUNK_BYTES = 1 << 20
+
+
+class UnfitCheckpoint(Exception):
+    """The folder cannot be served; the message names the file and what to do."""
+
+
+class ServingDefaults(BaseModel):
+    """What a worker announces for a checkpoint when its folder says so, in `serving.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_inference_steps: int = Field(default=50, ge=1, le=MAX_STEPS)
+    guidance_scale: Annotated[float, Field(ge=0, le=30, allow_inf_nan=False)] = 7.5
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFiles:
+    """A folder that passed: its configurations, and the hash of all that makes its pictures."""
+
+    folder: Path
+    kind: Literal["sd15"]
+    unet: dict[str, Any]
+    vae: dict[str, Any]
+    scheduler: dict[str, Any]
+    serving: ServingDefaults
+    sha256: str
+
+
+def inspect(folder: Path) -> CheckpointFiles:
+    """Return what is needed to load the folder; reads every byte of it once, for the hash.
+
+    Raises:
+        UnfitCheckpoint: a file is missing, damaged, unsafe or of a model that is not served.
+    """
+    if not folder.is_dir():
+        raise UnfitCheckpoint(f"{folder} is not a folder; give the path of a checkpoint in diffusers layout")
+    for path in folder.rglob("*.py"):
+        raise UnfitCheckpoint(
+            f"{path} is Python code, which is never run here; remove the file if the model does without it"
+        )
+    configs = {part: _config(folder / part / name) for part, name in CONFIGS.items()}
+    for part in WEIGHTS:
+        _check_weights(folder / part)
+    for name in TOKENIZER:
+        _require(folder / "tokenizer" / name)
+    _check_kind(folder, configs)
+    return CheckpointFiles(
+        folder=folder,
+        kind="sd15",
+        unet=configs["unet"],
+        vae=configs["vae"],
+        scheduler=configs["scheduler"],
+        serving=_serving(folder / SERVING),
+        sha256=_content_hash(folder),
+    )
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise UnfitCheckpoint(f"{path} is missing; copy the complete checkpoint in diffusers layout")
+
+
+def _config(path: Path) -> dict[str, Any]:
+    _require(path)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise UnfitCheckpoint(f"{path} is not a JSON object; copy the file again")
+    if "auto_map" in config:
+        raise UnfitCheckpoint(f"{path} has `auto_map`, which names code to run; use a checkpoint without it")
+    return config
+
+
+def _check_weights(folder: Path) -> None:
+    path = folder / WEIGHTS[folder.name]
+    if not path.is_file():
+        for pattern in _PICKLES:
+            for pickle in folder.glob(pattern):
+                raise UnfitCheckpoint(
+                    f"{pickle} is not safetensors and is not opened (a pickle can run code); convert it to {path.name}"
+                )
+        raise UnfitCheckpoint(f"{path} is missing; copy the complete checkpoint, as one file per part")
+    _check_safetensors(path)
+
+
+def _check_safetensors(path: Path) -> None:
+    """Compare the file's length with its header (safetensors: u64 length, JSON, data)."""
+    size = path.stat().st_size
+    damaged = UnfitCheckpoint(f"{path} is not a whole safetensors file ({size} bytes); copy it again")
+    with path.open("rb") as file:
+        start = file.read(8)
+        if len(start) < 8:
+            raise damaged
+        (header_bytes,) = struct.unpack("<Q", start)
+        if header_bytes > min(_MAX_HEADER_BYTES, size - 8):
+            raise damaged
+        try:
+            header = json.loads(file.read(header_bytes))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            raise damaged from None
+    if size != 8 + header_bytes + max(ends, default=0):
+        raise damaged
+
+
+def _check_kind(folder: Path, configs: dict[str, dict[str, Any]]) -> None:
+    unet, text_encoder = configs["unet"], configs["text_encoder"]
+    path = folder / "unet" / CONFIGS["unet"]
+    if unet.get("addition_embed_type") is not None:
+        raise UnfitCheckpoint(f"{path} is not SD1.5's (it has `addition_embed_type`); this service serves SD1.5")
+    if unet.get("in_channels") != 4 or unet.get("out_channels") != 4:
+        raise UnfitCheckpoint(
+            f"{path} has {unet.get('in_channels')} input channels; a text-to-image UNet has 4 "
+            "(9 are those of an inpainting UNet)"
+        )
+    width, wanted = text_encoder.get("hidden_size"), unet.get("cross_attention_dim")
+    if width != wanted:
+        raise UnfitCheckpoint(
+            f"{path} attends to {wanted} channels, but the text encoder has {width}: "
+            "the parts are of different checkpoints"
+        )
+
+
+def _serving(path: Path) -> ServingDefaults:
+    if not path.exists():
+        return ServingDefaults()
+    try:
+        return ServingDefaults.model_validate(_config(path))
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors(include_url=False))
+        raise UnfitCheckpoint(f"{path}: {fields} cannot be used; correct or remove them") from error
+
+
+def _content_hash(folder: Path) -> str:
+    """Return the SHA-256 over the names and contents of the files that are loaded."""
+    names = [f"{part}/{name}" for part, name in (*WEIGHTS.items(), *CONFIGS.items())]
+    names += [f"tokenizer/{name}" for name in (*TOKENIZER, *TOKENIZER_OPTIONAL)]
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        path = folder / name
+        if path.is_file():
+            digest.update(f"{name}\n{_file_hash(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _file_hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

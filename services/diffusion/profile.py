@@ -1,0 +1,99 @@
+"""What a worker can do: measured on its device at start-up, and announced."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+
+from services.diffusion.batching import Buckets
+from services.diffusion.conditioning.prompts import CHUNK, capacity
+from services.diffusion.faults import is_out_of_memory
+from services.diffusion.loading import LoadedModel
+from services.diffusion.requests import LATENT_CHANNELS, LATENT_PX, Rows
+from services.diffusion.solvers import default_scheduler
+from services.diffusion.stages import release_memory
+from services.diffusion.unet import predict
+from shared.contracts import Scheduler, ServedModel
+from shared.contracts.generation import MAX_SIDE_PX, PromptEncoding
+
+MAX_SIDE_FACTOR = 2  # of the model's own side; beyond it a UNet repeats its motif
+
+_log = logging.getLogger("llmga.diffusion")
+
+
+def profile(model: LoadedModel, candidates: Buckets) -> Buckets:
+    """Return the buckets that fit the device, and those of them that the deterministic class may use.
+
+    Also the warm-up: every bucket is called at the model's own size. One row goes through each bucket at two
+    places in two companies; buckets whose four results are the same bits belong together, and the largest
+    such set serves the deterministic class.
+    """
+    results: dict[int, torch.Tensor] = {}
+    for size in candidates.sizes:
+        try:
+            first, second = _result(model, size, 0), _result(model, size, size - 1)
+        except Exception as error:
+            if not is_out_of_memory(error) or size == candidates.sizes[0]:
+                raise
+            release_memory(model.device)
+            _log.warning("a bucket does not fit the memory", extra={"model": model.name, "rows": size})
+            break
+        if torch.equal(first, second):
+            results[size] = first
+    fitting = [size for size in candidates.sizes if size <= max(results, default=candidates.sizes[0])]
+    stable = _largest_agreement(results)
+    if not stable:
+        _log.error("no bucket is bit-stable: pictures depend on their company", extra={"model": model.name})
+        stable = fitting[-1:]
+    return Buckets(fitting, stable)
+
+
+def _largest_agreement(results: dict[int, torch.Tensor]) -> list[int]:
+    sets = [[other for other in results if torch.equal(results[other], results[size])] for size in results]
+    return max(sets, key=lambda members: (len(members), max(members)), default=[])
+
+
+def _result(model: LoadedModel, bucket: int, place: int) -> torch.Tensor:
+    """Return what the UNet says to one fixed row at this place among others."""
+    side = model.side_px // LATENT_PX
+    channels = int(model.files.unet["cross_attention_dim"])
+    row, company = torch.Generator().manual_seed(0), torch.Generator().manual_seed(1 + place)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        tensor = torch.randn((bucket, *shape), generator=company)
+        tensor[place] = torch.randn(shape, generator=row)
+        return tensor.to(model.device)
+
+    guidance = model.guidance_channels
+    timesteps = torch.randint(0, 1_000, (bucket,), generator=company)
+    timesteps[place] = 500
+    rows = Rows(
+        sample=drawn(LATENT_CHANNELS, side, side),
+        timesteps=timesteps.to(model.device),
+        embeds=drawn(CHUNK, channels).to(model.dtype),
+        timestep_cond=None if guidance is None else drawn(guidance),
+    )
+    with torch.inference_mode():
+        answer, _ = predict(model, [rows], bucket)[0]
+    return answer[place].clone()
+
+
+def served_models(models: Sequence[LoadedModel], default: str) -> list[ServedModel]:
+    """Return what is announced of the models; `default` names the one for requests that name none."""
+    return [_served(model, is_default=model.name == default) for model in models]
+
+
+def _served(model: LoadedModel, *, is_default: bool) -> ServedModel:
+    return ServedModel(
+        name=model.name,
+        default=is_default,
+        kind=model.files.kind,
+        size=f"{model.side_px}x{model.side_px}",
+        max_side_px=min(MAX_SIDE_FACTOR * model.side_px, MAX_SIDE_PX),
+        num_inference_steps=model.files.serving.num_inference_steps,
+        guidance_scale=model.files.serving.guidance_scale,
+        scheduler=default_scheduler(model.files.scheduler),
+        schedulers=list(Scheduler),
+        prompt_encodings=list(PromptEncoding),
+        max_prompt_tokens=capacity(PromptEncoding.LLMGA),
+    )

@@ -1,0 +1,173 @@
+"""The state of one picture on its way: data, and what one UNet call does to them.
+
+A request is a list of phases. A phase asks for rows (two when guided, one when not), gets the UNet's answer
+for them, and takes the latents one call further; the engine never looks inside. All randomness is the
+request's own generator, seeded and on the CPU, so that the noise is that of diffusers for the same seed on
+any device.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from services.diffusion.conditioning.prompts import PromptPair
+from services.diffusion.solvers import Solver
+from shared.contracts import Lane, Scheduler
+
+LATENT_PX = 8  # pixels per latent, of every autoencoder served
+LATENT_CHANNELS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What is to be made: everything that decides the picture, and how urgent it is."""
+
+    model: str
+    prompts: PromptPair
+    width: int
+    height: int
+    seed: int
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: Scheduler
+    lane: Lane = Lane.INTERACTIVE
+    deterministic: bool = True
+
+
+class Rows(NamedTuple):
+    """A request's part of a UNet call.
+
+    sample: float32 (rows, 4, h/8, w/8); timesteps: (rows,); embeds: (rows, tokens, channels), the
+    unconditional one first; timestep_cond: (rows, channels) for guidance-distilled UNets.
+    """
+
+    sample: torch.Tensor
+    timesteps: torch.Tensor
+    embeds: torch.Tensor
+    timestep_cond: torch.Tensor | None
+
+
+@dataclass(slots=True)
+class Denoise:
+    """The phase that takes noise to a picture's latents, by classifier-free guidance (Ho & Salimans 2022)."""
+
+    solver: Solver
+    guidance_scale: float
+    embeds: torch.Tensor
+    timestep_cond: torch.Tensor | None = None
+    calls_done: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no call is left."""
+        return self.calls_done == self.solver.calls
+
+    @property
+    def row_count(self) -> int:
+        """Rows of the next call."""
+        return len(self.embeds)
+
+    def rows(self, latents: torch.Tensor) -> Rows:
+        """Return what the UNet is asked at the next call."""
+        sample = self.solver.scale_model_input(latents, self.calls_done)
+        count = self.row_count
+        return Rows(
+            sample.expand(count, -1, -1, -1),
+            self.solver.timesteps[self.calls_done].expand(count),
+            self.embeds,
+            self.timestep_cond,
+        )
+
+    def accept(self, latents: torch.Tensor, noise_pred: torch.Tensor) -> torch.Tensor:
+        """Return the latents behind this call; `noise_pred` is float32, of the shape of the rows' sample."""
+        if self.row_count == 2:
+            unconditional, conditional = noise_pred.chunk(2)
+            noise_pred = unconditional + self.guidance_scale * (conditional - unconditional)
+        stepped = self.solver.step(noise_pred, self.calls_done, latents)
+        self.calls_done += 1
+        return stepped
+
+
+@dataclass(slots=True)
+class RenderRequest:
+    """One picture under way. `latents` are float32 (1, 4, h/8, w/8)."""
+
+    picture: Picture
+    generator: torch.Generator
+    latents: torch.Tensor
+    solver: Solver
+    is_guided: bool
+    guidance_channels: int | None
+    phases: list[Denoise] = field(default_factory=list)
+
+    def condition(self, prompt: torch.Tensor, negative: torch.Tensor | None) -> None:
+        """Take the embeddings (tokens, channels); the request can be stepped from now on."""
+        embeds = torch.stack([prompt] if negative is None else [negative, prompt])
+        cond = None
+        if self.guidance_channels is not None:
+            cond = guidance_embedding(self.picture.guidance_scale, self.guidance_channels).to(prompt.device)
+        self.phases.append(Denoise(self.solver, self.picture.guidance_scale, embeds, cond))
+
+    @property
+    def phase(self) -> Denoise | None:
+        """The phase that wants the next UNet call."""
+        return self.phases[0] if self.phases else None
+
+    def accept(self, noise_pred: torch.Tensor) -> None:
+        """Take the UNet's answer for the rows of the present phase."""
+        phase = self.phases[0]
+        self.latents = phase.accept(self.latents, noise_pred)
+        if phase.is_done:
+            del self.phases[0]
+
+    @property
+    def steps_done(self) -> int:
+        """Steps done of `num_inference_steps`."""
+        if not self.phases:
+            return self.picture.num_inference_steps
+        return self.solver.steps_done(self.phases[0].calls_done)
+
+
+def prepare(
+    picture: Picture,
+    *,
+    scheduler_config: dict[str, Any],
+    guidance_channels: int | None,
+    device: torch.device,
+) -> RenderRequest:
+    """Return the request of a picture with its first noise drawn, not yet conditioned.
+
+    `guidance_channels` is the UNet's `time_cond_proj_dim`: where it is set, guidance is an input of the UNet
+    (LCM, Luo et al. 2023) and one row is enough.
+
+    Raises:
+        InvalidRequest: the scheduler cannot make this number of steps.
+    """
+    generator = torch.Generator("cpu").manual_seed(picture.seed)
+    solver = Solver(picture.scheduler, scheduler_config, picture.num_inference_steps, generator, device)
+    shape = (1, LATENT_CHANNELS, picture.height // LATENT_PX, picture.width // LATENT_PX)
+    noise = torch.randn(shape, generator=generator).to(device)
+    return RenderRequest(
+        picture=picture,
+        generator=generator,
+        latents=noise * solver.init_noise_sigma,
+        solver=solver,
+        is_guided=is_guided(picture.guidance_scale, guidance_channels),
+        guidance_channels=guidance_channels,
+    )
+
+
+def is_guided(guidance_scale: float, guidance_channels: int | None) -> bool:
+    """Return whether a picture takes an unconditional row beside the conditional one."""
+    return guidance_scale > 1 and guidance_channels is None
+
+
+def guidance_embedding(guidance_scale: float, channels: int) -> torch.Tensor:
+    """Return the sinusoidal embedding (1, channels) of `guidance_scale - 1` (LCM, Luo et al. 2023)."""
+    half = channels // 2
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10_000.0) / (half - 1)))
+    angles = torch.tensor([guidance_scale - 1]) * 1_000.0 * frequencies
+    embedding = torch.cat([torch.sin(angles), torch.cos(angles)])
+    return torch.nn.functional.pad(embedding, (0, channels - 2 * half))[None]

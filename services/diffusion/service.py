@@ -1,0 +1,230 @@
+"""The worker's life: settings, queue, checkpoints, profile, then jobs until it is told to stop.
+
+From its first second it announces its phase, so that a gateway can say what it waits for, and its status port
+answers. It ends with status 0 after draining; when the device thread dies the process ends at once, and the
+leases bring its jobs back.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from redis.asyncio import Redis
+
+from services.diffusion.batching import Buckets
+from services.diffusion.checkpoints import UnfitCheckpoint, inspect
+from services.diffusion.consumer import Renderer
+from services.diffusion.engine import Engine
+from services.diffusion.loading import LoadedModel, load, resolve_device, resolve_dtype
+from services.diffusion.profile import profile, served_models
+from shared.artifacts import open_store
+from shared.contracts import Announcement, Phase, ServedModel, Stage
+from shared.contracts.generation import MAX_IMAGES
+from shared.errors import QueueUnavailable
+from shared.jobs import Consumer, JobQueue, UnfitServer, check_server, connect
+from shared.logs import configure
+from shared.settings import Settings, SettingsError, worker_name
+from shared.status import serve_status
+
+DRAIN_S = 25.0  # below the 30 s that Kubernetes gives a pod
+DEAD_DEVICE_STATUS = 70  # EX_SOFTWARE
+
+_log = logging.getLogger("llmga.diffusion")
+
+
+class Unfit(Exception):
+    """The service cannot start until its set-up is changed; the message says what to do."""
+
+
+@dataclass(slots=True)
+class _State:
+    """What the worker says of itself."""
+
+    worker: str
+    phase: Phase = Phase.STARTING
+    detail: str = ""
+    models: list[ServedModel] = field(default_factory=list)
+    consumer: Consumer | None = None
+
+    def enter(self, phase: Phase, detail: str = "") -> None:
+        self.phase, self.detail = phase, detail
+        _log.info("phase: %s", phase.value, extra={"detail": detail})
+
+    def announcement(self) -> Announcement:
+        consumer = self.consumer
+        is_ready = self.phase is Phase.READY and consumer is not None
+        return Announcement(
+            worker=self.worker,
+            stage=Stage.RENDER,
+            phase=self.phase,
+            detail=self.detail,
+            models=self.models,
+            free=consumer.free() if consumer is not None and is_ready else 0,
+            running=consumer.running if consumer is not None else 0,
+        )
+
+
+async def run(settings: Settings) -> int:
+    """Run the worker until SIGTERM or SIGINT; return the exit status.
+
+    Raises:
+        SettingsError: a setting does not fit this machine.
+        Unfit: a checkpoint or the queue's server has to be changed.
+        QueueUnavailable: the queue's server cannot be reached.
+    """
+    configure(settings.log, service="diffusion")
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    worker = Worker(settings)
+    with worker.serve_status():
+        starting = asyncio.create_task(worker.start())
+        told = asyncio.create_task(stop.wait())
+        await asyncio.wait([starting, told], return_when=asyncio.FIRST_COMPLETED)
+        try:
+            if not starting.done():
+                starting.cancel()
+                await asyncio.gather(starting, return_exceptions=True)
+                return 0
+            await starting
+            await worker.work(stop)
+        finally:
+            told.cancel()
+            await worker.close()
+    _log.info("stopped")
+    return 0
+
+
+class Worker:
+    """One process of the render stage.
+
+    Raises:
+        SettingsError: a setting does not fit this machine.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        names = list(settings.diffusion.models)
+        self._default = settings.diffusion.default_model or names[0]
+        if self._default not in names:
+            raise SettingsError([f"LLMGA_DIFFUSION__DEFAULT_MODEL: {self._default} is not in LLMGA_DIFFUSION__MODELS"])
+        self._device = resolve_device(settings.device)
+        self._dtype = resolve_dtype(settings.diffusion.dtype, self._device)
+        self._store = open_store(settings)
+        self._state = _State(worker_name())
+        self._redis: Redis | None = None
+        self._queue: JobQueue | None = None
+        self._engine: Engine | None = None
+
+    def serve_status(self) -> contextlib.AbstractContextManager[object]:
+        """Open the status port; 0 means none."""
+        port = self._settings.diffusion.metrics_port
+        if port == 0:
+            return contextlib.nullcontext()
+        try:
+            return serve_status(port, live=self._is_live, ready=self._is_ready)
+        except OSError as error:
+            raise SettingsError([f"LLMGA_DIFFUSION__METRICS_PORT: port {port} is taken"]) from error
+
+    def _is_live(self) -> bool:
+        consumer, engine = self._state.consumer, self._engine
+        return (consumer is None or consumer.progressing()) and (engine is None or engine.is_alive)
+
+    def _is_ready(self) -> tuple[bool, dict[str, Any]]:
+        announcement = self._state.announcement()
+        return announcement.phase is Phase.READY, announcement.model_dump(mode="json")
+
+    async def start(self) -> None:
+        """Connect, load and profile; announces the phases meanwhile."""
+        redis = self._redis = await connect(self._settings.redis)
+        try:
+            await check_server(redis, self._settings.redis)
+        except UnfitServer as error:
+            raise Unfit(str(error)) from error
+        queue = self._queue = JobQueue(redis, self._settings.queue, self._settings.redis.namespace)
+        announcing = asyncio.create_task(_announce(queue, self._state))
+        try:
+            models = [await self._load(name, folder) for name, folder in self._settings.diffusion.models.items()]
+        except UnfitCheckpoint as error:
+            raise Unfit(f"LLMGA_DIFFUSION__MODELS: {error}") from error
+        finally:
+            announcing.cancel()
+            await asyncio.gather(announcing, return_exceptions=True)
+        self._state.models = served_models(models, self._default)
+        self._engine = Engine(
+            {model.name: model for model in models},
+            max_pictures=self._settings.diffusion.max_jobs * MAX_IMAGES,
+            on_death=lambda _: os._exit(DEAD_DEVICE_STATUS),
+        )
+        self._engine.start()
+
+    async def _load(self, name: str, folder: str) -> LoadedModel:
+        state = self._state
+        state.enter(Phase.LOADING, name)
+        files = await asyncio.to_thread(inspect, Path(folder).expanduser())
+        candidates = Buckets.up_to(self._settings.diffusion.max_rows)
+        model = await asyncio.to_thread(load, name, files, device=self._device, dtype=self._dtype, buckets=candidates)
+        state.enter(Phase.WARMING_UP, name)
+        model.buckets = await asyncio.to_thread(profile, model, candidates)
+        _log.info("buckets", extra={"model": name, "rows": model.buckets.sizes, "stable": model.buckets.stable})
+        return model
+
+    async def work(self, stop: asyncio.Event) -> None:
+        """Render jobs until `stop` is set, then drain."""
+        queue, engine = self._queue, self._engine
+        if queue is None or engine is None:
+            raise RuntimeError("the worker was not started")
+        renderer = Renderer(engine, self._store)
+        consumer = self._state.consumer = Consumer(
+            queue,
+            self._settings.redis,
+            stage=Stage.RENDER,
+            worker=self._state.worker,
+            handle=renderer.handle,
+            capacity=self._settings.diffusion.max_jobs,
+            announcement=self._state.announcement,
+        )
+        self._state.enter(Phase.READY)
+        draining = asyncio.create_task(self._say_draining(stop, queue))
+        try:
+            await consumer.run(stop, drain_s=DRAIN_S)
+        finally:
+            draining.cancel()
+            renderer.close()
+
+    async def _say_draining(self, stop: asyncio.Event, queue: JobQueue) -> None:
+        await stop.wait()
+        self._state.enter(Phase.DRAINING)
+        with contextlib.suppress(QueueUnavailable):
+            await queue.announce(self._state.announcement())
+
+    async def close(self) -> None:
+        """End the device thread and leave the queue."""
+        if self._engine is not None:
+            self._engine.close()
+        if self._queue is not None:
+            with contextlib.suppress(QueueUnavailable):
+                await self._queue.withdraw(self._state.worker)
+        if self._redis is not None:
+            await self._redis.aclose()
+
+
+async def _announce(queue: JobQueue, state: _State) -> None:
+    """Say the phase again and again; within a third of a second when it changes, for those who watch."""
+    said: tuple[Phase, str] | None = None
+    every_s = queue.settings.lease_ms / 3_000
+    loop = asyncio.get_running_loop()
+    said_at = 0.0
+    while True:
+        if said != (state.phase, state.detail) or loop.time() - said_at >= every_s:
+            said, said_at = (state.phase, state.detail), loop.time()
+            with contextlib.suppress(QueueUnavailable):
+                await queue.announce(state.announcement())
+        await asyncio.sleep(min(every_s, 0.3))

@@ -1,0 +1,111 @@
+"""Solvers: diffusers' schedulers under the contract's names, one object per request.
+
+A scheduler keeps a scalar step index and, for multistep solvers, a list of past outputs, so two requests can
+never share one. A request's own generator is the only source of noise for samplers that draw some. The number
+of UNet calls is the length of the solver's timesteps: PNDM makes one call more than its steps, Heun two per
+step but the last.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+
+from services.diffusion.libraries import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
+from shared.contracts import Scheduler
+from shared.errors import InvalidRequest
+
+_CLASSES: dict[Scheduler, tuple[Any, dict[str, Any]]] = {
+    Scheduler.DDIM: (DDIMScheduler, {}),
+    Scheduler.PNDM: (PNDMScheduler, {}),
+    Scheduler.EULER: (EulerDiscreteScheduler, {}),
+    Scheduler.EULER_ANCESTRAL: (EulerAncestralDiscreteScheduler, {}),
+    Scheduler.DPMPP_2M: (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
+    Scheduler.DPMPP_2M_KARRAS: (
+        DPMSolverMultistepScheduler,
+        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
+    ),
+    Scheduler.DPMPP_2M_SDE: (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+    Scheduler.UNIPC: (UniPCMultistepScheduler, {}),
+    Scheduler.LCM: (LCMScheduler, {}),
+    Scheduler.HEUN: (HeunDiscreteScheduler, {}),
+}
+
+
+def build_scheduler(kind: Scheduler, config: dict[str, Any]) -> Any:
+    """Return a new diffusers scheduler of this kind over a checkpoint's scheduler configuration."""
+    scheduler_class, options = _CLASSES[kind]
+    return scheduler_class.from_config(config, **options)
+
+
+def default_scheduler(config: dict[str, Any]) -> Scheduler:
+    """Return the offered scheduler that a checkpoint's configuration names; SD1.5's own if it is another."""
+    found = {"algorithm_type": "dpmsolver++", **config}
+    for kind, (scheduler_class, options) in reversed(_CLASSES.items()):  # those with more options come first
+        if scheduler_class.__name__ == found.get("_class_name") and options.items() <= found.items():
+            return kind
+    return Scheduler.PNDM
+
+
+class Solver:
+    """The solver of one request: it turns noise predictions into the next latents.
+
+    Raises:
+        InvalidRequest: the scheduler cannot make this number of steps.
+    """
+
+    def __init__(
+        self,
+        kind: Scheduler,
+        config: dict[str, Any],
+        num_inference_steps: int,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        self.num_inference_steps = num_inference_steps
+        self._scheduler = build_scheduler(kind, config)
+        most = self._scheduler.config.get("original_inference_steps")
+        if kind is Scheduler.LCM and num_inference_steps > most:
+            raise InvalidRequest(f"The scheduler lcm makes at most {most} steps; it is meant for 1 to 8.")
+        self._scheduler.set_timesteps(num_inference_steps, device=device)
+        self.timesteps: torch.Tensor = self._scheduler.timesteps
+        accepted = inspect.signature(self._scheduler.step).parameters
+        # As diffusers' pipelines: eta = 0 is plain DDIM.
+        self._extra: dict[str, Any] = {"generator": generator} if "generator" in accepted else {}
+        if "eta" in accepted:
+            self._extra["eta"] = 0.0
+
+    @property
+    def calls(self) -> int:
+        """UNet calls that the solver makes in all."""
+        return len(self.timesteps)
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """Standard deviation of the first latents."""
+        return float(self._scheduler.init_noise_sigma)
+
+    def scale_model_input(self, latents: torch.Tensor, call: int) -> torch.Tensor:
+        """Return the latents as the UNet wants them at this call."""
+        scaled: torch.Tensor = self._scheduler.scale_model_input(latents, self.timesteps[call])
+        return scaled
+
+    def step(self, noise_pred: torch.Tensor, call: int, latents: torch.Tensor) -> torch.Tensor:
+        """Return the latents behind this call; calls come in order, each once."""
+        stepped: torch.Tensor = self._scheduler.step(
+            noise_pred, self.timesteps[call], latents, **self._extra, return_dict=False
+        )[0]
+        return stepped
+
+    def steps_done(self, calls_done: int) -> int:
+        """Return the progress in the steps that were asked for, whatever the calls per step."""
+        return calls_done * self.num_inference_steps // self.calls

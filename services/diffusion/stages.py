@@ -1,0 +1,90 @@
+"""What happens to a picture before and behind its steps.
+
+Text encoding and decoding of latents need the device, so they run on its thread, between steps and for a
+bounded share of its time. Compressing and storing need none of it and run in worker threads.
+"""
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from services.diffusion.faults import is_out_of_memory
+from services.diffusion.loading import LoadedModel
+from services.diffusion.requests import RenderRequest
+from shared import metrics
+from shared.contracts import OutputFormat
+from shared.media import encode_image
+
+Pixels = npt.NDArray[np.uint8]
+_MIN_TILE_LATENTS = 8
+
+
+class NotFinite(ArithmeticError):
+    """A result holds NaN or infinity."""
+
+
+def encode_prompts(request: RenderRequest, model: LoadedModel) -> None:
+    """Give a request its embeddings."""
+    prompts = request.picture.prompts
+    negative = None
+    if request.is_guided and prompts.negative is not None:
+        negative = model.encoder.encode(prompts.negative)
+    request.condition(model.encoder.encode(prompts.prompt), negative)
+
+
+def decode_latents(latents: torch.Tensor, model: LoadedModel) -> Pixels:
+    """Return the picture (height, width, 3) of latents (1, 4, h/8, w/8).
+
+    When memory does not suffice it is decoded in tiles, which may leave faint seams.
+
+    Raises:
+        NotFinite: the latents or the picture hold NaN or infinity.
+    """
+    started = time.perf_counter()
+    scaled = (latents / model.vae.config.scaling_factor).to(model.dtype)
+    try:
+        image = model.vae.decode(scaled, return_dict=False)[0]
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        image = None
+    if image is None:  # behind the handler, which keeps the failed attempt's tensors alive
+        release_memory(model.device)
+        image = _decode_in_tiles(scaled, model)
+    image = image.float()
+    if not bool(torch.isfinite(image).all()):
+        raise NotFinite("the decoded picture")
+    # As diffusers' VaeImageProcessor: to [0, 1], then rounded.
+    unit = (image * 0.5 + 0.5).clamp(0, 1)[0].permute(1, 2, 0).cpu().numpy()
+    pixels: Pixels = (unit * 255).round().astype(np.uint8)
+    metrics.VAE_SECONDS.observe(time.perf_counter() - started)
+    return pixels
+
+
+def _decode_in_tiles(scaled: torch.Tensor, model: LoadedModel) -> torch.Tensor:
+    vae = model.vae
+    side = max(_MIN_TILE_LATENTS, max(scaled.shape[2:]) // 2)
+    before = (vae.tile_latent_min_size, vae.tile_sample_min_size)
+    vae.tile_latent_min_size, vae.tile_sample_min_size = side, 8 * side
+    vae.enable_tiling()
+    try:
+        image: torch.Tensor = vae.decode(scaled, return_dict=False)[0]
+        return image
+    finally:
+        vae.disable_tiling()
+        vae.tile_latent_min_size, vae.tile_sample_min_size = before
+
+
+def release_memory(device: torch.device) -> None:
+    """Give cached memory back to the device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def encode_file(pixels: Pixels, output_format: OutputFormat, text: Mapping[str, str]) -> bytes:
+    """Compress a picture; call it from a worker thread."""
+    with metrics.ENCODE_SECONDS.time():
+        return encode_image(pixels, output_format, text)

@@ -1,0 +1,300 @@
+"""The published LLMGA layout (LLMGA.md §1), read with suspicion: everything is checked before a byte is
+converted.
+
+No code of a checkpoint ever runs: pickles, `auto_map` and Python files are refused, and the tensors' names
+and shapes must be exactly those that the configuration asks for.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from services.mllm.checkpoints.errors import DOWNLOAD_AGAIN, USE_SAFETENSORS, CheckpointError
+from services.mllm.checkpoints.families import (
+    ARCHITECTURES,
+    SEE_PUBLISHED,
+    Architecture,
+    family_of,
+    integer,
+    language_model_shapes,
+)
+from services.mllm.checkpoints.tensors import Tensor, read_header
+from services.mllm.checkpoints.towers import Tower, find_tower
+
+MAX_JSON_BYTES = 64 * 1024 * 1024  # the largest tokenizer.json (Gemma's) has 17 MB
+PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".joblib", ".npy", ".npz"}
+# Left behind by the trainer beside safetensors weights; never read.
+TRAINER_FILES = {"training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+TOWER_PREFIX = "model.vision_tower.vision_tower.vision_model."
+PROJECTOR_PREFIX = "model.mm_projector."
+_DROPPED = {
+    ".inv_freq": "a buffer that is computed",
+    ".position_ids": "a buffer that is computed",
+    "model.image_newline": "used by another way of merging pictures",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A checkpoint whose every tensor is known and right."""
+
+    folder: Path
+    name: str
+    config: dict[str, Any]
+    architecture: Architecture
+    family: str
+    tower: Tower
+    tensors: dict[str, Tensor]
+    dropped: dict[str, str]
+    tokenizer: dict[str, Any]
+    tokens: dict[str, int]
+    files: list[Path] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file, which must not ask for code of the checkpoint's own.
+
+    Raises:
+        CheckpointError: the file is missing, too large, not a JSON object, or has an `auto_map`.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(path, f"it is larger than {MAX_JSON_BYTES} bytes", DOWNLOAD_AGAIN)
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise CheckpointError(
+            path, "it is missing or cannot be read", "Download the whole checkpoint, with all its files."
+        ) from None
+    except (ValueError, RecursionError):
+        raise CheckpointError(path, "it is not JSON", DOWNLOAD_AGAIN) from None
+    if not isinstance(value, dict):
+        raise CheckpointError(path, "it is not a JSON object", DOWNLOAD_AGAIN)
+    if _asks_for_code(value):
+        raise CheckpointError(
+            path,
+            "it has an `auto_map`, which asks for code from the checkpoint to be run",
+            "Remove the entry if you trust the weights: the known architectures need no such code.",
+        )
+    return value
+
+
+def _asks_for_code(value: Mapping[str, Any]) -> bool:
+    return "auto_map" in value or any(
+        _asks_for_code(inner) for inner in value.values() if isinstance(inner, dict) and "auto_map" in inner
+    )
+
+
+def open_published(folder: Path, *, name: str | None = None) -> Published:
+    """Read and check a checkpoint folder. `name` is its published name where the folder's own says nothing.
+
+    Raises:
+        CheckpointError: it is not a sound LLMGA checkpoint.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(folder, "there is no such folder", "Check the path in LLMGA_MLLM__MODEL.")
+    ignored = _refuse_hostile(folder)
+    path = folder / "config.json"
+    config = read_json(path)
+    model_type = config.get("model_type")
+    architecture = ARCHITECTURES.get(model_type) if isinstance(model_type, str) else None
+    if architecture is None or not isinstance(model_type, str):
+        raise CheckpointError(
+            path,
+            f"model_type {str(model_type)[:40]!r} is none of LLMGA's",
+            f"Known: {', '.join(ARCHITECTURES)}.",
+        )
+    _check_multimodal(path, config)
+    tower = find_tower(folder, str(config["mm_vision_tower"]))
+    tokenizer = read_json(folder / "tokenizer.json")
+    tokens = _tokens(folder / "tokenizer.json", tokenizer)
+    name = name or folder.resolve().name
+    shards = _shards(folder)
+    tensors: dict[str, Tensor] = {}
+    for shard in shards:
+        for tensor in read_header(shard).values():
+            if tensor.name in tensors:
+                raise CheckpointError(shard, f"tensor {tensor.name!r} is in another file too", DOWNLOAD_AGAIN)
+            tensors[tensor.name] = tensor
+    _check_index(folder, tensors)
+    expected = language_model_shapes(path, architecture, config)
+    expected |= _projector_shapes(path, config, tower)
+    expected |= {TOWER_PREFIX + key: shape for key, shape in tower.shapes().items()}
+    dropped = _account(folder, expected, tensors, is_tied="lm_head.weight" not in expected)
+    rows = integer(path, config, "vocab_size")
+    if max(tokens.values()) >= rows:
+        raise CheckpointError(
+            folder / "tokenizer.json",
+            f"it has ids up to {max(tokens.values())}, the model only {rows} rows",
+            SEE_PUBLISHED,
+        )
+    extra = [folder / file for file in (*TOKENIZER_FILES, "generation_config.json", "tokenizer.model")]
+    small = [path, *(file for file in extra if file.is_file())]
+    if tower.origin.endswith("/config.json"):
+        small.append(folder / tower.origin)
+    return Published(
+        folder=folder,
+        name=name,
+        config=config,
+        architecture=architecture,
+        family=family_of(model_type, tokens, name),
+        tower=tower,
+        tensors={key: tensor for key, tensor in tensors.items() if key not in dropped},
+        dropped=dropped,
+        tokenizer=tokenizer,
+        tokens=tokens,
+        files=[*small, *shards],
+        ignored=ignored,
+    )
+
+
+def _refuse_hostile(folder: Path) -> list[str]:
+    """Refuse what could run code or hide weights; return the names of what is left alone."""
+    ignored = []
+    has_safetensors = any(folder.glob("*.safetensors"))
+    for path in sorted(folder.rglob("*")):
+        if path.suffix == ".py":
+            raise CheckpointError(
+                path,
+                "the checkpoint brings Python code",
+                "Delete the file if you trust the weights: no code of a checkpoint is ever run here.",
+            )
+        if path.suffix.lower() in PICKLES:
+            is_left_over = path.name in TRAINER_FILES or path.name.startswith("rng_state_")
+            if not has_safetensors or not is_left_over:
+                raise CheckpointError(path, "it can be a pickle", USE_SAFETENSORS)
+            ignored.append(str(path.relative_to(folder)))
+    return ignored
+
+
+def _check_multimodal(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse variants of LLaVA that LLMGA never had (LLMGA.md §1.2)."""
+    expected = {
+        "mm_projector_type": ("mlp2x_gelu", None),
+        "mm_vision_select_layer": (-2, None),
+        "mm_vision_select_feature": ("patch", "patch"),
+        "mm_patch_merge_type": ("flat", "flat"),
+        "mm_use_im_start_end": (False, False),
+        "mm_use_im_patch_token": (False, False),
+    }
+    for name, (value, default) in expected.items():
+        found = config.get(name, default)
+        if found != value:
+            raise CheckpointError(path, f"{name} is {str(found)[:40]!r} and not {value!r}", SEE_PUBLISHED)
+    if not isinstance(config.get("mm_vision_tower"), str):
+        raise CheckpointError(
+            path, "mm_vision_tower is missing: this is no multimodal checkpoint", SEE_PUBLISHED
+        )
+
+
+def _projector_shapes(path: Path, config: Mapping[str, Any], tower: Tower) -> dict[str, tuple[int, ...]]:
+    hidden, inner = integer(path, config, "hidden_size"), integer(path, config, "mm_hidden_size")
+    if inner != tower.config["hidden_size"]:
+        raise CheckpointError(
+            path,
+            f"mm_hidden_size is {inner}, the tower ({tower.origin}) has {tower.config['hidden_size']}",
+            "Put the tower's config.json into a folder inside the checkpoint that mm_vision_tower names.",
+        )
+    return {
+        f"{PROJECTOR_PREFIX}0.weight": (hidden, inner),
+        f"{PROJECTOR_PREFIX}0.bias": (hidden,),
+        f"{PROJECTOR_PREFIX}2.weight": (hidden, hidden),
+        f"{PROJECTOR_PREFIX}2.bias": (hidden,),
+    }
+
+
+def _shards(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        single = folder / "model.safetensors"
+        if not single.is_file():
+            raise CheckpointError(single, "there are no weights", USE_SAFETENSORS)
+        return [single]
+    shards = []
+    for name in sorted(set(_weight_map(index).values())):
+        if not name.endswith(".safetensors") or Path(name).name != name:
+            raise CheckpointError(
+                index, f"it names {name[:80]!r}, which is no file of this folder", DOWNLOAD_AGAIN
+            )
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                folder / name, "the index names it and it is missing", "Download the missing file."
+            )
+        shards.append(folder / name)
+    return shards
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    found = read_json(index).get("weight_map")
+    if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
+        raise CheckpointError(index, "it has no `weight_map`", DOWNLOAD_AGAIN)
+    return found
+
+
+def _check_index(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    named = _weight_map(index)
+    for key in sorted(named.keys() | tensors.keys()):
+        found = tensors[key].path.name if key in tensors else None
+        if named.get(key) != found:
+            raise CheckpointError(
+                index,
+                f"it has tensor {key!r} in {named.get(key)}, the files have it in {found}",
+                DOWNLOAD_AGAIN,
+            )
+
+
+def _account(
+    folder: Path, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], *, is_tied: bool
+) -> dict[str, str]:
+    """Compare what is there with what must be there; return the tensors to drop, each with the reason."""
+    dropped = {}
+    for key, tensor in tensors.items():
+        if key in expected:
+            if tensor.shape != expected[key]:
+                raise CheckpointError(
+                    tensor.path,
+                    f"tensor {key!r} has shape {list(tensor.shape)}, "
+                    f"the configuration asks for {list(expected[key])}",
+                    SEE_PUBLISHED,
+                )
+            continue
+        reason = next((why for end, why in _DROPPED.items() if key.endswith(end)), None)
+        if reason is None:
+            hint = " (the head is tied to the embedding)" if is_tied and key == "lm_head.weight" else ""
+            raise CheckpointError(
+                tensor.path, f"tensor {key!r} belongs to no known part of the model{hint}", SEE_PUBLISHED
+            )
+        dropped[key] = reason
+    missing = sorted(expected.keys() - tensors.keys())
+    if missing:
+        raise CheckpointError(
+            folder,
+            f"{len(missing)} tensors are missing, the first of them {missing[0]!r}",
+            "Download the whole checkpoint, with all its files.",
+        )
+    return dropped
+
+
+def _tokens(path: Path, tokenizer: Mapping[str, Any]) -> dict[str, int]:
+    """Return all tokens with their ids."""
+    tokens: dict[str, int] = {}
+    try:
+        vocabulary = tokenizer["model"]["vocab"]
+        if isinstance(vocabulary, list):  # Unigram: pairs of token and score
+            tokens |= {token: index for index, (token, _) in enumerate(vocabulary)}
+        else:
+            tokens |= vocabulary
+        tokens |= {added["content"]: added["id"] for added in tokenizer.get("added_tokens", [])}
+        sound = bool(tokens) and all(type(index) is int and index >= 0 for index in tokens.values())
+    except (TypeError, KeyError, ValueError, AttributeError):
+        sound = False
+    if not sound:
+        raise CheckpointError(path, "it is not a tokenizer", DOWNLOAD_AGAIN)
+    return tokens

@@ -1,0 +1,119 @@
+"""From a conversation to the token ids that the model is given (LLMGA.md §1.7).
+
+The texts around a picture are tokenized one by one, and only the first keeps its BOS: a chat template over
+one string gives other tokens there. What a person wrote cannot become a control token: their spellings are
+broken up first. A history that is too long loses whole turns, oldest first, and the caller is told; LLMGA
+itself would cut off the assistant's header.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.mllm.conversation import SystemPrompt, Template, Turn, render
+from shared.errors import PromptTooLong
+
+
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that is used here."""
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The id that starts a text, if the family has one."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, with a BOS where the tokenizer adds one."""
+        ...
+
+
+@dataclass(frozen=True)
+class Picture:
+    """How a picture stands in the ids: one placeholder, which the server replaces by `tokens` positions."""
+
+    token_id: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class TokenizedPrompt:
+    """Token ids to be continued. `length` counts the picture's positions; `dropped_turns` those that did not
+    fit."""
+
+    token_ids: list[int]
+    length: int
+    dropped_turns: int
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str], image_token_id: int | None = None) -> list[int]:
+    """Return the ids of texts with a picture between each two of them.
+
+    Source: LLMGA.md §1.7, `tokenizer_image_token`.
+    """
+    chunks = [tokenizer.encode(text) for text in texts]
+    bos = tokenizer.bos_token_id
+    has_bos = bos is not None and bool(chunks[0]) and chunks[0][0] == bos
+    ids: list[int] = [bos] if has_bos and bos is not None else []
+    for index, chunk in enumerate(chunks):
+        if index:
+            assert image_token_id is not None, "texts around a picture need the picture's id"
+            ids.append(image_token_id)
+        ids += chunk[1:] if has_bos else chunk
+    return ids
+
+
+class PromptBuilder:
+    """Build the prompts of one checkpoint."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: Template,
+        *,
+        control_tokens: Iterable[str],
+        picture: Picture,
+        max_prompt_tokens: int,
+        system_prompt: SystemPrompt = "trained",
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        # Longest first, so that no spelling is left over inside another.
+        self._control_tokens = sorted(
+            (token for token in control_tokens if len(token) > 1), key=len, reverse=True
+        )
+        self._picture = picture
+        self._max_prompt_tokens = max_prompt_tokens
+        self._system_prompt: SystemPrompt = system_prompt
+
+    def build(self, turns: Sequence[Turn], *, has_image: bool = False) -> TokenizedPrompt:
+        """Return the prompt of a conversation; the picture, if there is one, comes with its first turn that
+        is left.
+
+        Raises:
+            PromptTooLong: the last turn alone does not fit.
+        """
+        turns = [
+            Turn(
+                self._neutralised(turn.question),
+                None if turn.answer is None else self._neutralised(turn.answer),
+            )
+            for turn in turns
+        ]
+        for dropped in range(len(turns)):
+            texts = render(
+                self._template, turns[dropped:], has_image=has_image, system_prompt=self._system_prompt
+            )
+            ids = encode(self._tokenizer, texts, self._picture.token_id if has_image else None)
+            length = len(ids) + (self._picture.tokens - 1 if has_image else 0)
+            if length <= self._max_prompt_tokens:
+                return TokenizedPrompt(ids, length, dropped)
+        raise PromptTooLong(
+            f"The instruction takes {length} tokens with everything around it; "
+            f"the language model takes {self._max_prompt_tokens}."
+        )
+
+    def _neutralised(self, text: str) -> str:
+        """Break up the spellings of control tokens: `<|im_end|>` becomes `< |im_end|>`."""
+        for token in self._control_tokens:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text

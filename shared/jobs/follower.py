@@ -1,0 +1,161 @@
+"""Following jobs: their events as they happen, replayed from any point.
+
+The Stream is the truth, read in pages at the reader's pace, so a slow reader costs one page of memory;
+messages only say when to look again. A follower rides out an outage of the server: it goes on where it was.
+"""
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import AsyncIterator
+from typing import cast
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from shared.contracts import TERMINAL, Event, EventType, JobStatus
+from shared.jobs.listener import Listener
+from shared.jobs.queue import JobQueue
+from shared.jobs.server import unavailable
+
+logger = logging.getLogger("llmga.jobs")
+
+PAGE_EVENTS = 100
+POLL_S = 1.0  # looks at the Stream this often when no message comes
+START = "0-0"
+
+_EVENT_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+
+
+def is_event_id(text: str) -> bool:
+    """Whether the text can be an event's id; for checking `Last-Event-ID`."""
+    return _EVENT_ID.fullmatch(text) is not None and all(int(part) < 2**64 for part in text.split("-"))
+
+
+class EventFollower:
+    """All followers of one process, over one pub/sub connection."""
+
+    def __init__(self, redis: Redis, queue: JobQueue) -> None:
+        self._redis = redis
+        self._queue = queue
+        self._listener = Listener(redis)
+
+    async def aclose(self) -> None:
+        """Close the connection; running followers go on by looking every second."""
+        await self._listener.aclose()
+
+    async def follow(self, job_id: str, after: str = START, *, idle_s: float = 15.0) -> AsyncIterator[Event | None]:
+        """Yield the events after the one named, and None after each `idle_s` of silence.
+
+        Ends after the terminal event; also when the job is gone, or when nothing can follow `after`.
+        """
+        if not is_event_id(after):
+            raise ValueError("an event id is <milliseconds>-<sequence>")
+        loop = asyncio.get_running_loop()
+        news = asyncio.Event()
+
+        def tell(_: str | None) -> None:
+            news.set()
+
+        channel = self._queue.notify_channel(job_id)
+        await self._listener.subscribe(channel, tell)
+        try:
+            silent_since = loop.time()
+            look_at_record = True  # at the start and when messages stay away
+            while True:
+                news.clear()
+                page = await self._page(job_id, after)
+                for event in page or ():
+                    after = event.id
+                    yield event
+                    if event.type.ends_stream:
+                        return
+                if page:
+                    silent_since = loop.time()
+                    if len(page) == PAGE_EVENTS:
+                        continue
+                elif page is not None and look_at_record and await self._is_over(job_id, after):
+                    return
+                if loop.time() - silent_since >= idle_s:
+                    silent_since = loop.time()
+                    yield None
+                rest_s = min(POLL_S, max(0.01, silent_since + idle_s - loop.time()))
+                try:
+                    await asyncio.wait_for(news.wait(), rest_s)
+                    look_at_record = False
+                except TimeoutError:
+                    look_at_record = True
+        finally:
+            await self._listener.unsubscribe(channel, tell)
+
+    async def wait(self, job_id: str, *, timeout_s: float) -> bool:
+        """Wait until the job has ended or is held for approval; return False after `timeout_s`.
+
+        It reads no events, so it costs less than `follow`.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout_s
+        news = asyncio.Event()
+
+        def tell(event: str | None) -> None:
+            if event is None or event in _RESTING_EVENTS:
+                news.set()
+
+        channel = self._queue.notify_channel(job_id)
+        await self._listener.subscribe(channel, tell)
+        try:
+            while True:
+                news.clear()
+                if await self._status(job_id) in _RESTING:
+                    return True
+                rest_s = end - loop.time()
+                if rest_s <= 0:
+                    return False
+                try:
+                    await asyncio.wait_for(news.wait(), min(POLL_S, rest_s))
+                except TimeoutError:
+                    continue
+        finally:
+            await self._listener.unsubscribe(channel, tell)
+
+    async def _page(self, job_id: str, after: str) -> list[Event] | None:
+        """Return the next events; None when the server does not answer."""
+        try:
+            entries = cast(
+                list[tuple[str, dict[str, str]]],
+                await self._redis.xrange(self._queue.events_key(job_id), min=f"({after}", max="+", count=PAGE_EVENTS),
+            )
+        except (RedisError, OSError) as error:
+            if unavailable(error) is None:
+                raise
+            return None
+        return [
+            Event(
+                id=entry_id,
+                type=EventType(fields["type"]),
+                job_id=job_id,
+                data=json.loads(fields["data"]),
+            )
+            for entry_id, fields in entries
+        ]
+
+    async def _status(self, job_id: str) -> str:
+        """Return the job's status; `gone` when there is no job, `` when the server does not answer."""
+        try:
+            status = await self._redis.hget(self._queue.job_key(job_id), "status")
+        except (RedisError, OSError) as error:
+            if unavailable(error) is None:
+                raise
+            return ""
+        return cast(str, status) if status is not None else "gone"
+
+    async def _is_over(self, job_id: str, after: str) -> bool:
+        if await self._status(job_id) not in _OVER:
+            return False
+        return await self._page(job_id, after) == []  # the last event may have come between the two reads
+
+
+_OVER = frozenset({"gone", *TERMINAL})
+_RESTING = frozenset({*_OVER, JobStatus.AWAITING_APPROVAL})
+_RESTING_EVENTS = frozenset({EventType.SUCCEEDED, EventType.FAILED, EventType.CANCELED, EventType.AWAITING_APPROVAL})

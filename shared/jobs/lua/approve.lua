@@ -1,0 +1,20 @@
+#!lua
+-- Let a held job be rendered. Arguments: id, tenant, choice ('' or '=' and the edited text), edited prompt.
+-- Answer: {'ok', view}, {'missing'} or {'refused'}.
+local id, tenant, choice, edited = argument(1), argument(2), argument(3), argument(4)
+local job = load(id)
+if not job or job.tenant ~= tenant then return {'missing'} end
+if job.status ~= 'awaiting_approval' then
+  if redis.call('HGET', job_key(id), 'approved') == choice then return {'ok', view(id)} end
+  return {'refused'}
+end
+redis.call('HSET', job_key(id), 'approved', choice, 'attempts', 0)
+redis.call('HDEL', job_key(id), 'emitted')
+if choice ~= '' then
+  local written = cjson.decode(redis.call('HGET', job_key(id), 'prompt'))
+  if '=' .. written.text ~= choice then redis.call('HSET', job_key(id), 'prompt', edited) end
+end
+redis.call('ZREM', deadlines, id)
+job.stage = 'render'
+enqueue(job)
+return {'ok', view(id)}

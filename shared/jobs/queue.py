@@ -1,0 +1,379 @@
+"""The queue as the gateway and the workers see it; each method is one round trip.
+
+Order: the interactive lane goes first, and batch work that has waited longer than `ageing_ms` gets every
+fourth claim; within a lane tenants take turns; within a tenant the earliest submission goes first, also
+when it comes back.
+"""
+
+import logging
+import math
+import re
+import uuid
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from shared import metrics
+from shared.contracts import (
+    Announcement,
+    FieldProblem,
+    GenerationPrompt,
+    GenerationRequest,
+    Job,
+    JobStatus,
+    Lane,
+    Phase,
+    PromptMode,
+    Stage,
+    Task,
+)
+from shared.errors import (
+    Gone,
+    IdempotencyConflict,
+    InvalidRequest,
+    NotAwaitingApproval,
+    NotFound,
+    QueueFull,
+)
+from shared.jobs.claim import Claim
+from shared.jobs.records import job_from, job_of
+from shared.jobs.scripts import Scripts, View, load_sources
+from shared.jobs.server import unavailable
+from shared.settings import QueueSettings
+
+logger = logging.getLogger("llmga.jobs")
+
+DEFAULT_TENANT = "default"
+MIN_RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1, 300
+UNMEASURED_RETRY_AFTER_S = 30  # nothing has finished yet, so nothing is known
+MAX_BATCH_KEY_CHARS = 200
+MAX_IDEMPOTENCY_KEY_CHARS = 255
+
+# Names are parts of Redis keys, so ':' would make two of them one.
+_NAME = re.compile(r"[A-Za-z0-9._@-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A job that was accepted (`created`), or that an earlier submission with the same key had made."""
+
+    job: Job
+    created: bool
+
+
+class JobQueue:
+    """One queue: all the jobs of one namespace on one server."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        settings: QueueSettings,
+        namespace: str,
+        *,
+        sources: Mapping[str, str] | None = None,
+    ) -> None:
+        self.redis = redis
+        self.settings = settings
+        self.scripts = Scripts(redis, settings, namespace, load_sources() if sources is None else sources)
+
+    # Keys and channels that readers need.
+
+    def job_key(self, job_id: str) -> str:
+        """Return the key of a job's hash."""
+        return f"{self.scripts.base}job:{job_id}"
+
+    def events_key(self, job_id: str) -> str:
+        """Return the key of a job's event stream."""
+        return f"{self.scripts.base}events:{job_id}"
+
+    def notify_channel(self, job_id: str) -> str:
+        """Return the channel on which a job's new events are told, by the type of the last one."""
+        return f"{self.scripts.base}notify:{job_id}"
+
+    def wake_channel(self, stage: Stage) -> str:
+        """Return the channel on which new work of a stage is told, by its batch key."""
+        return f"{self.scripts.base}wake:{stage}"
+
+    def canceled_channel(self, worker: str) -> str:
+        """Return the channel on which a worker is told the tokens of its canceled jobs."""
+        return f"{self.scripts.base}canceled:{worker}"
+
+    # The gateway's side.
+
+    async def submit(
+        self,
+        request: GenerationRequest,
+        *,
+        job_id: str,
+        tenant: str = DEFAULT_TENANT,
+        stage: Stage,
+        prompt: GenerationPrompt | None = None,
+        batch_key: str,
+        body_hash: str,
+        idempotency_key: str | None = None,
+    ) -> Submitted:
+        """Accept a job. Submitting the same `job_id` and body again changes nothing.
+
+        Raises:
+            QueueFull: the stage's queue, or that of the stage after it, is at its bound.
+            IdempotencyConflict: the key came before with another body.
+            Gone: the key came before, and its job is no longer kept.
+            InvalidRequest: the request is larger than `max_job_bytes`.
+            QueueUnavailable: the server cannot take it now.
+        """
+        _check_name("job id", job_id)
+        _check_name("tenant", tenant)
+        if not 1 <= len(batch_key) <= MAX_BATCH_KEY_CHARS:
+            raise ValueError(f"a batch key has 1 to {MAX_BATCH_KEY_CHARS} characters")
+        if len(idempotency_key or "") > MAX_IDEMPOTENCY_KEY_CHARS:
+            raise ValueError(f"an idempotency key has at most {MAX_IDEMPOTENCY_KEY_CHARS} characters")
+        if stage is Stage.RENDER and prompt is None:
+            if request.prompt_mode is not PromptMode.VERBATIM:
+                raise ValueError("a job that starts at the render stage needs a prompt")
+            prompt = GenerationPrompt(text=request.instruction, source="verbatim")
+        encoded = request.model_dump_json()
+        self._check_size(encoded)
+        goes_on = stage is Stage.PROMPT and request.task is not Task.PROMPT
+        async with _client_errors():
+            reply = await self.scripts.submit(
+                job_id=job_id,
+                tenant=tenant,
+                stage=stage,
+                lane=request.lane,
+                batch_key=batch_key,
+                body_hash=body_hash,
+                idempotency_key=idempotency_key or "",
+                deadline_ms=None if request.deadline_s is None else math.ceil(request.deadline_s * 1000),
+                later=Stage.RENDER if goes_on else None,
+                request=encoded,
+                prompt="" if prompt is None else prompt.model_dump_json(),
+            )
+        if reply.outcome == "full":
+            raise self._full(reply.drain_rate)
+        if reply.outcome == "conflict":
+            raise IdempotencyConflict("This key was used before, with another request.")
+        if reply.outcome == "gone":
+            raise Gone(
+                "This key was used before, and the job that it made is no longer kept.",
+                next_step="Use a new `Idempotency-Key` to submit the request again.",
+            )
+        view = _present(reply.view)
+        if reply.outcome == "known":
+            return Submitted(job_of(view, _id(view)), created=False)
+        metrics.JOBS_SUBMITTED.labels(task=request.task, lane=request.lane).inc()
+        return Submitted(job_of(view, job_id, request), created=True)
+
+    async def get(self, job_id: str, *, tenant: str = DEFAULT_TENANT) -> Job:
+        """Return a job, with its place if it is queued.
+
+        Raises:
+            NotFound: the tenant has no such job.
+            QueueUnavailable: the server does not answer.
+        """
+        async with _client_errors():
+            view = await self.scripts.read(job_id=job_id, tenant=tenant)
+        if view is None:
+            raise _not_found(job_id)
+        return job_of(view, job_id)
+
+    async def cancel(self, job_id: str, *, tenant: str = DEFAULT_TENANT) -> Job:
+        """Cancel a job: final at once, its attempt token dies. A job that has ended is returned as it is.
+
+        Raises:
+            NotFound: the tenant has no such job.
+            QueueUnavailable: the server does not answer.
+        """
+        async with _client_errors():
+            reply = await self.scripts.cancel(job_id=job_id, tenant=tenant)
+        if reply.outcome == "missing":
+            raise _not_found(job_id)
+        job = job_of(_present(reply.view), job_id)
+        if reply.outcome == "canceled":
+            metrics.JOBS_FINISHED.labels(stage=job.stage, status=JobStatus.CANCELED).inc()
+        return job
+
+    async def approve(self, job_id: str, *, tenant: str = DEFAULT_TENANT, prompt_text: str | None = None) -> Job:
+        """Let a held job be rendered, with its prompt or with an edited one.
+
+        The same approval again changes nothing.
+
+        Raises:
+            NotFound: the tenant has no such job.
+            NotAwaitingApproval: the job is not held, or was approved with another text.
+            InvalidRequest: the text is larger than `max_job_bytes`.
+            QueueUnavailable: the server cannot take it now.
+        """
+        edited = ""
+        if prompt_text is not None:
+            edited = GenerationPrompt(text=prompt_text, source="edited").model_dump_json()
+            self._check_size(edited)
+        async with _client_errors():
+            reply = await self.scripts.approve(job_id=job_id, tenant=tenant, text=prompt_text, edited=edited)
+        if reply.outcome == "missing":
+            raise _not_found(job_id)
+        if reply.outcome == "refused":
+            raise NotAwaitingApproval(f"Job {job_id} is not held for approval.")
+        return job_of(_present(reply.view), job_id)
+
+    async def depth(self) -> dict[tuple[Stage, Lane], int]:
+        """Return how many jobs wait, per stage and lane."""
+        lanes = [(stage, lane) for stage in Stage for lane in Lane]
+        async with _client_errors(), self.redis.pipeline(transaction=False) as pipeline:
+            for stage, lane in lanes:
+                pipeline.zcard(f"{self.scripts.base}queue:{stage}:{lane}")
+            depths: list[int] = await pipeline.execute()
+        return dict(zip(lanes, depths, strict=True))
+
+    async def workers(self) -> list[Announcement]:
+        """Return what the live workers say of themselves."""
+        async with _client_errors():
+            alive = await self.scripts.workers()
+        announcements = [Announcement.model_validate_json(text) for text in alive]
+        for stage in Stage:
+            for phase in Phase:
+                count = sum(one.stage is stage and one.phase is phase for one in announcements)
+                metrics.WORKERS.labels(stage=stage, phase=phase).set(count)
+        return announcements
+
+    async def dead_letters(self) -> list[Job]:
+        """Return the jobs that used up their attempts, the latest death first."""
+        async with _client_errors():
+            ids = cast(list[str], await self.redis.zrevrange(f"{self.scripts.base}dead", 0, -1))
+            async with self.redis.pipeline(transaction=False) as pipeline:
+                for job_id in ids:
+                    pipeline.hgetall(self.job_key(job_id))
+                records: list[dict[str, str]] = await pipeline.execute() if ids else []
+        return [job_from(record, job_id) for job_id, record in zip(ids, records, strict=True) if record]
+
+    async def replay(self, job_id: str) -> Job:
+        """Start a dead letter anew, with all its attempts and without its deadline.
+
+        Raises:
+            NotFound: there is no such dead letter.
+            QueueFull: the stage's queue is at its bound.
+            QueueUnavailable: the server cannot take it now.
+        """
+        async with _client_errors():
+            reply = await self.scripts.replay(job_id=job_id)
+        if reply.outcome == "missing":
+            raise NotFound(f"There is no dead letter {job_id}.")
+        if reply.outcome == "full":
+            raise self._full(reply.drain_rate)
+        return job_of(_present(reply.view), job_id)
+
+    async def reap(self) -> int:
+        """Take jobs from silent workers, drop jobs whose time is over; return how many there were."""
+        async with _client_errors():
+            reply = await self.scripts.reap()
+        for job_id, stage, outcome in reply.outcomes:
+            if outcome != "expired":
+                logger.warning("job was taken from a silent worker", extra={"job_id": job_id, "outcome": outcome})
+                metrics.JOBS_RECLAIMED.labels(stage=stage).inc()
+            if outcome != "requeued":
+                metrics.JOBS_FINISHED.labels(stage=stage, status=JobStatus.FAILED).inc()
+        for (stage, lane), depth in reply.depths.items():
+            metrics.QUEUE_DEPTH_JOBS.labels(stage=stage, lane=lane).set(depth)
+        metrics.DEAD_LETTERS_JOBS.set(reply.dead_letters)
+        return len(reply.outcomes)
+
+    # A worker's side.
+
+    async def announce(self, announcement: Announcement) -> None:
+        """Say what this worker is and does; forgotten after one lease unless said again."""
+        _check_name("worker", announcement.worker)
+        async with _client_errors():
+            await self.scripts.announce(worker=announcement.worker, announcement=announcement.model_dump_json())
+
+    async def withdraw(self, worker: str) -> None:
+        """Take back a worker's announcement."""
+        async with _client_errors():
+            await cast(Any, self.redis.delete(f"{self.scripts.base}worker:{worker}"))
+
+    async def claim(
+        self,
+        stage: Stage,
+        *,
+        worker: str,
+        batch_keys: Collection[str] | None = None,
+        token: str | None = None,
+    ) -> Claim | None:
+        """Take the next job of a stage, or the next with one of `batch_keys`; None when there is none.
+
+        A call with the token of a running attempt returns that attempt again.
+        """
+        _check_name("worker", worker)
+        if batch_keys is not None and not batch_keys:
+            return None
+        token = token or uuid.uuid4().hex
+        async with _client_errors():
+            reply = await self.scripts.claim(stage=stage, worker=worker, token=token, batch_keys=batch_keys or ())
+        for _ in reply.dropped:
+            metrics.JOBS_FINISHED.labels(stage=stage, status=JobStatus.FAILED).inc()
+        if reply.job_id is None:
+            return None
+        if reply.waited_ms >= 0:
+            metrics.QUEUE_WAIT_SECONDS.labels(stage=stage).observe(reply.waited_ms / 1000)
+        return Claim(
+            self.scripts,
+            job=job_from(reply.record, reply.job_id),
+            tenant=reply.record["tenant"],
+            batch_key=reply.record["batch_key"],
+            token=token,
+            worker=worker,
+            lease_ms=self.settings.lease_ms,
+        )
+
+    def _check_size(self, encoded: str) -> None:
+        size = len(encoded.encode())
+        if size > self.settings.max_job_bytes:
+            limit = self.settings.max_job_bytes
+            raise InvalidRequest(
+                f"The request is {size} bytes long; at most {limit} are taken.",
+                errors=[FieldProblem(field="", code="too_large", message=f"must be at most {limit} bytes")],
+            )
+
+    def _full(self, drain_rate: float) -> QueueFull:
+        """Ask the client to return when a tenth of the queue will be free, so that it finds room."""
+        wait_s = UNMEASURED_RETRY_AFTER_S
+        if drain_rate > 0:
+            wait_s = math.ceil(max(1, self.settings.max_queued / 10) / drain_rate)
+        retry_after_s = min(MAX_RETRY_AFTER_S, max(MIN_RETRY_AFTER_S, wait_s))
+        return QueueFull(
+            f"{self.settings.max_queued} jobs are waiting; no more are taken now.",
+            retry_after_s=retry_after_s,
+        )
+
+
+@asynccontextmanager
+async def _client_errors() -> AsyncIterator[None]:
+    """Turn what the server cannot do now into QueueUnavailable."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        ours = unavailable(error)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+def _check_name(what: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"a {what} has 1 to 128 of the characters A-Z a-z 0-9 . _ @ -")
+
+
+def _not_found(job_id: str) -> NotFound:
+    return NotFound(f"There is no job {job_id[:64]}.")
+
+
+def _present(view: View | None) -> View:
+    if view is None:
+        raise RuntimeError("the script answered without a job")
+    return view
+
+
+def _id(view: View) -> str:
+    return view.record["id"]

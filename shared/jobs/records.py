@@ -1,0 +1,81 @@
+"""From the hash that the server keeps to the job record that clients see."""
+
+from collections.abc import Mapping
+
+from pydantic import TypeAdapter
+
+from shared.contracts import (
+    TERMINAL,
+    GenerationPrompt,
+    GenerationRequest,
+    ImageResult,
+    Job,
+    JobStatus,
+    Problem,
+    Progress,
+    QueuePosition,
+    Stage,
+    Timings,
+)
+from shared.jobs.scripts import View
+
+_IMAGES = TypeAdapter(list[ImageResult])
+
+
+def images_json(images: list[ImageResult]) -> str:
+    """Return the pictures as the server keeps them."""
+    return _IMAGES.dump_json(images).decode()
+
+
+def job_of(view: View, job_id: str, request: GenerationRequest | None = None) -> Job:
+    """Return the record of a viewed job with its place in the queue; `request` spares reading it again."""
+    job = job_from(view.record, job_id, request)
+    if view.position >= 0:
+        eta_s = round((view.position + 1) / view.drain_rate, 3) if view.drain_rate > 0 else None
+        job.queue = QueuePosition(position=view.position, eta_s=eta_s)
+    return job
+
+
+def job_from(record: Mapping[str, str], job_id: str, request: GenerationRequest | None = None) -> Job:
+    """Return the record of a job's hash."""
+    if request is None:
+        request = GenerationRequest.model_validate_json(record["request"])
+    prompt, error = record.get("prompt"), record.get("error")
+    return Job(
+        id=job_id,
+        status=JobStatus(record["status"]),
+        stage=Stage(record["stage"]),
+        attempts=int(record["attempts"]),
+        created_at=int(record["created"]) / 1000,
+        updated_at=int(record["updated"]) / 1000,
+        request=request,
+        prompt=GenerationPrompt.model_validate_json(prompt) if prompt else None,
+        images=_IMAGES.validate_json(record["images"]) if "images" in record else [],
+        progress=_progress(record, request.n),
+        timings=_timings(record),
+        error=Problem.model_validate_json(error) if error else None,
+    )
+
+
+def _progress(record: Mapping[str, str], images: int) -> Progress | None:
+    if "total_steps" not in record:
+        return None
+    done = sum(int(value) for field, value in record.items() if field.startswith("step:"))
+    return Progress(step=done, total_steps=int(record["total_steps"]) * images)
+
+
+def _timings(record: Mapping[str, str]) -> Timings:
+    """Return the times of the stages that have ended; waiting and work of lost attempts are counted too."""
+    ended = JobStatus(record["status"]) in TERMINAL
+    stages = [Stage.PROMPT, Stage.RENDER] if ended else [Stage.PROMPT]
+    if not ended and record["stage"] == Stage.PROMPT and record["status"] != JobStatus.AWAITING_APPROVAL:
+        stages = []
+    seconds = {
+        f"{name}_s": int(record[f"ms:{name}"]) / 1000
+        for stage in stages
+        for name in (f"{stage}_queued", str(stage))
+        if f"ms:{name}" in record
+    }
+    if ended:
+        seconds["total_s"] = (int(record["finished"]) - int(record["created"])) / 1000
+    return Timings(**seconds)

@@ -1,0 +1,12 @@
+"""Pictures in and out: untrusted files become plain sRGB arrays, arrays become files that say how they were
+made.
+
+Only PNG, JPEG and WebP are taken, recognized by their content. All limits are checked on the header, by a
+reader of our own, before a decoder sees a byte; the decoder's own words never reach a client.
+"""
+
+from shared.media.decoding import decode_image
+from shared.media.encoding import encode_image, read_text
+from shared.media.headers import Header, ImageLimits, read_header
+
+__all__ = ["Header", "ImageLimits", "decode_image", "encode_image", "read_header", "read_text"]

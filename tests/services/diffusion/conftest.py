@@ -1,0 +1,84 @@
+"""A mini SD1.5 checkpoint, built once per run, and engines over it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from services.diffusion.batching import Buckets
+from services.diffusion.checkpoints import CheckpointFiles, inspect
+from services.diffusion.engine import Engine
+from services.diffusion.libraries import StableDiffusionPipeline, quiet
+from services.diffusion.loading import LoadedModel, load
+from training.minis.diffusion import build_sd15
+
+FOLDER = Path(__file__).parent
+MAX_ROWS = 16
+
+# diffusers' Euler family hands a torch tensor to `np.array`, whose copy keyword torch does not know yet.
+_NUMPY_COPY = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Ignore that one warning in the tests of this folder."""
+    for item in items:
+        if item.path.is_relative_to(FOLDER):
+            item.add_marker(pytest.mark.filterwarnings(_NUMPY_COPY))
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the run's checkpoint; tests that change files copy it."""
+    folder = tmp_path_factory.mktemp("minis") / "sd15"
+    build_sd15(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def files(mini: Path) -> CheckpointFiles:
+    """Return the inspected checkpoint."""
+    return inspect(mini)
+
+
+@pytest.fixture(scope="session")
+def model(files: CheckpointFiles) -> LoadedModel:
+    """Return the loaded checkpoint; one engine at a time may use it."""
+    return load("mini", files, device=torch.device("cpu"), dtype=torch.float32, buckets=Buckets.up_to(MAX_ROWS))
+
+
+@pytest.fixture(scope="session")
+def stock(mini: Path) -> Any:
+    """Return diffusers' own pipeline over the same folder."""
+    quiet()
+    pipeline = StableDiffusionPipeline.from_pretrained(mini)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+StartEngine = Callable[..., Engine]
+
+
+@pytest.fixture
+def start_engine() -> Iterator[StartEngine]:
+    """Yield a function that starts an engine over models; its death fails the test unless it is expected."""
+    engines: list[Engine] = []
+    deaths: list[BaseException] = []
+
+    def start(*models: LoadedModel, max_pictures: int = 64, deaths_to: list[BaseException] = deaths) -> Engine:
+        engine = Engine({model.name: model for model in models}, max_pictures=max_pictures, on_death=deaths_to.append)
+        engines.append(engine)
+        engine.start()
+        return engine
+
+    yield start
+    for engine in engines:
+        engine.close()
+    assert not deaths
+
+
+@pytest.fixture
+def engine(start_engine: StartEngine, model: LoadedModel) -> Engine:
+    """Return an engine over the run's checkpoint."""
+    return start_engine(model)

@@ -1,0 +1,126 @@
+"""A picture is the same bytes whoever shares its calls, and nobody else's failure reaches it."""
+
+import asyncio
+import random
+
+import pytest
+import torch
+
+from services.diffusion.engine import Engine
+from services.diffusion.loading import LoadedModel
+from services.diffusion.requests import RenderRequest
+from services.diffusion.stages import NotFinite
+from shared.contracts import Scheduler
+from shared.contracts.generation import PromptEncoding
+from shared.errors import RenderFailed
+from tests.services.diffusion.conftest import StartEngine
+from tests.services.diffusion.instruments import refusing, watched
+from tests.services.diffusion.pictures import png, random_settings, render, request_for, result, results
+
+NAN_PROMPT = "(" * 7_900 + "x"  # weights multiply beyond every number
+
+
+def not_a_number(model: LoadedModel, seed: int, steps: int = 9) -> RenderRequest:
+    """Return a request whose embeddings are NaN."""
+    return request_for(model, NAN_PROMPT, encoding=PromptEncoding.LLMGA, seed=seed, steps=steps)
+
+
+@pytest.mark.parametrize("mix", range(16))
+async def test_bytes_are_equal_alone_and_in_random_company(engine: Engine, model: LoadedModel, mix: int) -> None:
+    rng = random.Random(mix)
+    wanted = random_settings(rng, max_steps=9) | {"deterministic": True}
+    alone = png(await render(engine, request_for(model, **wanted)))
+
+    handles = []
+    for seed in range(rng.randint(3, 9)):
+        stranger = (
+            not_a_number(model, seed)
+            if rng.random() < 0.15
+            else request_for(model, **random_settings(rng, max_steps=9))
+        )
+        handles.append(engine.submit(stranger))
+    task = asyncio.create_task(render(engine, request_for(model, **wanted)))
+    await asyncio.sleep(rng.random() / 10)
+    for handle in handles:
+        if rng.random() < 0.2:
+            handle.cancel()
+    assert png(await task) == alone
+    await results(handles)
+
+
+async def test_a_nan_stays_with_its_request(engine: Engine, model: LoadedModel) -> None:
+    alone = png(await render(engine, request_for(model, encoding=PromptEncoding.LLMGA, seed=1)))
+    bad = engine.submit(not_a_number(model, 0))
+    good = engine.submit(request_for(model, "x " * 200, encoding=PromptEncoding.LLMGA, seed=1, steps=6))
+    again = engine.submit(request_for(model, encoding=PromptEncoding.LLMGA, seed=1))
+    with pytest.raises(RenderFailed) as caught:
+        await result(bad)
+    assert "not a number" in caught.value.detail
+    assert await result(good) is not None
+    pixels = await result(again)
+    assert pixels is not None
+    assert png(pixels) == alone
+
+
+async def test_a_call_that_fails_is_repeated_request_by_request(start_engine: StartEngine, model: LoadedModel) -> None:
+    engine = start_engine(refusing(model, "break it"))
+    alone = png(await render(engine, request_for(model, seed=4, steps=5)))
+    bad = engine.submit(request_for(model, "break it", steps=9))
+    neighbours = [
+        engine.submit(request_for(model, seed=4, steps=5)),
+        engine.submit(request_for(model, "a boat", seed=5, steps=7, scheduler=Scheduler.HEUN)),
+    ]
+    with pytest.raises(RenderFailed) as caught:
+        await result(bad)
+    assert "breaks the model" not in caught.value.detail
+    first, second = [await result(neighbour) for neighbour in neighbours]
+    assert first is not None
+    assert second is not None
+    assert png(first) == alone
+
+
+async def test_a_solver_that_fails_ends_its_own_request_only(engine: Engine, model: LoadedModel) -> None:
+    alone = png(await render(engine, request_for(model, seed=4, steps=5)))
+    broken = request_for(model, "a boat", steps=9)
+    broken.solver.timesteps = broken.solver.timesteps[:3]  # the scheduler knows nine
+    broken.solver._scheduler.counter = 99  # PNDM's place in its warm-up
+    broken.solver._scheduler.ets = [None] * 4
+    bad, good = engine.submit(broken), engine.submit(request_for(model, seed=4, steps=5))
+    with pytest.raises(RenderFailed):
+        await result(bad)
+    pixels = await result(good)
+    assert pixels is not None
+    assert png(pixels) == alone
+
+
+async def test_a_picture_that_decodes_to_nan_fails_alone(
+    engine: Engine, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from services.diffusion import engine as engine_module
+
+    real = engine_module.decode_latents
+    spoiled = request_for(model, seed=1)
+
+    def decode(latents: torch.Tensor, of: LoadedModel) -> object:
+        return real(latents * torch.nan if latents is spoiled.latents else latents, of)
+
+    monkeypatch.setattr(engine_module, "decode_latents", decode)
+    bad, good = engine.submit(spoiled), engine.submit(request_for(model, seed=2))
+    with pytest.raises(RenderFailed) as caught:
+        await result(bad)
+    assert isinstance(caught.value, RenderFailed)
+    assert NotFinite.__name__ not in caught.value.detail
+    assert await result(good) is not None
+
+
+async def test_padding_rows_never_reach_a_solver(start_engine: StartEngine, model: LoadedModel) -> None:
+    shapes: list[int] = []
+
+    def look(sample: torch.Tensor, _: torch.Tensor) -> None:
+        shapes.append(len(sample))
+        assert not sample[2:].any(), "behind the rows of the only request there is nothing but zeros"
+
+    engine = start_engine(watched(model, look))
+    await render(engine, request_for(model, steps=3, scheduler=Scheduler.DDIM))
+    assert shapes == [4, 4, 4]
+    assert engine.counters.rows == 6

@@ -1,0 +1,202 @@
+"""Correct means: equal to the stock pipeline of diffusers with the same checkpoint, seed and settings."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from services.diffusion.engine import Engine
+from services.diffusion.libraries import StableDiffusionPipeline, UNet2DConditionModel
+from services.diffusion.loading import LoadedModel
+from services.diffusion.requests import RenderRequest, guidance_embedding
+from services.diffusion.solvers import default_scheduler
+from shared.contracts import Scheduler
+from tests.services.diffusion.conftest import StartEngine
+from tests.services.diffusion.pictures import render, request_for, result
+
+TOLERANCE = 1e-4
+
+# What each name means, in diffusers' words.
+STOCK: dict[Scheduler, tuple[str, dict[str, Any]]] = {
+    Scheduler.DDIM: ("DDIMScheduler", {}),
+    Scheduler.PNDM: ("PNDMScheduler", {}),
+    Scheduler.EULER: ("EulerDiscreteScheduler", {}),
+    Scheduler.EULER_ANCESTRAL: ("EulerAncestralDiscreteScheduler", {}),
+    Scheduler.DPMPP_2M: ("DPMSolverMultistepScheduler", {}),
+    Scheduler.DPMPP_2M_KARRAS: ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    Scheduler.DPMPP_2M_SDE: ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    Scheduler.UNIPC: ("UniPCMultistepScheduler", {}),
+    Scheduler.LCM: ("LCMScheduler", {}),
+    Scheduler.HEUN: ("HeunDiscreteScheduler", {}),
+}
+
+
+def reference(stock: Any, kind: Scheduler, output_type: str, **settings: Any) -> Any:
+    """Return what the stock pipeline makes."""
+    name, options = STOCK[kind]
+    config = json.loads((Path(stock.config._name_or_path) / "scheduler" / "scheduler_config.json").read_text())
+    stock.scheduler = getattr(diffusers, name).from_config(config, **options)
+    seed = settings.pop("seed")
+    images = stock(**settings, generator=torch.Generator().manual_seed(seed), output_type=output_type).images
+    return images[0]
+
+
+def distance(request: RenderRequest, latents: torch.Tensor) -> float:
+    """Return the largest difference to the request's final latents."""
+    return float((request.latents[0] - latents).abs().max())
+
+
+@pytest.mark.parametrize("kind", list(Scheduler))
+async def test_latents_equal_the_stock_pipelines_alone_and_among_seven_strangers(
+    engine: Engine, model: LoadedModel, stock: Any, kind: Scheduler
+) -> None:
+    prompt, negative = "a snowman at night", "a red circle"
+    expected = reference(
+        stock,
+        kind,
+        "latent",
+        prompt=prompt,
+        negative_prompt=negative,
+        num_inference_steps=7,
+        guidance_scale=5.0,
+        width=128,
+        height=128,
+        seed=42,
+    )
+
+    def wanted() -> RenderRequest:
+        return request_for(model, prompt, negative, seed=42, steps=7, guidance=5.0, scheduler=kind)
+
+    alone = wanted()
+    await render(engine, alone)
+    assert distance(alone, expected) <= TOLERANCE
+
+    strangers = [
+        request_for(
+            model,
+            f"a stranger {index}",
+            seed=index,
+            steps=3 + 2 * index,
+            guidance=1.0 if index % 3 == 0 else 7.5,
+            scheduler=other,
+        )
+        for index, other in enumerate(list(Scheduler)[:7])
+    ]
+    handles = [engine.submit(stranger) for stranger in strangers]
+    among = wanted()
+    await render(engine, among)
+    for handle in handles:
+        assert await result(handle) is not None
+    assert distance(among, expected) <= TOLERANCE
+    assert torch.equal(alone.latents, among.latents)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0])
+async def test_an_unguided_picture_takes_one_row_and_equals_the_stock_pipelines(
+    engine: Engine, model: LoadedModel, stock: Any, guidance: float
+) -> None:
+    expected = reference(
+        stock,
+        Scheduler.EULER_ANCESTRAL,
+        "latent",
+        prompt="a boat",
+        num_inference_steps=5,
+        guidance_scale=guidance,
+        seed=3,
+    )
+    request = request_for(model, "a boat", seed=3, steps=5, guidance=guidance, scheduler=Scheduler.EULER_ANCESTRAL)
+    await render(engine, request)
+    assert distance(request, expected) <= TOLERANCE
+    assert engine.counters.rows == engine.counters.calls == 5
+
+
+async def test_other_sizes_and_a_single_step_equal_the_stock_pipelines(
+    engine: Engine, model: LoadedModel, stock: Any
+) -> None:
+    for size, steps in (((72, 136), 3), ((64, 64), 1)):
+        expected = reference(
+            stock,
+            Scheduler.DPMPP_2M,
+            "latent",
+            prompt="",
+            negative_prompt="",
+            num_inference_steps=steps,
+            width=size[0],
+            height=size[1],
+            seed=1,
+        )
+        request = request_for(model, "", seed=1, steps=steps, size=size, scheduler=Scheduler.DPMPP_2M)
+        await render(engine, request)
+        assert distance(request, expected) <= TOLERANCE
+
+
+async def test_pixels_equal_the_stock_pipelines(engine: Engine, model: LoadedModel, stock: Any) -> None:
+    image = reference(stock, Scheduler.PNDM, "pil", prompt="a fish", negative_prompt="", num_inference_steps=6, seed=9)
+    pixels = await render(engine, request_for(model, "a fish", seed=9, steps=6))
+    assert np.abs(np.asarray(image, dtype=int) - pixels.astype(int)).max() <= 1
+
+
+async def test_a_prompt_longer_than_clip_is_cut_as_the_stock_pipeline_cuts_it(
+    engine: Engine, model: LoadedModel, stock: Any
+) -> None:
+    prompt = "a red circle and a blue square " * 20
+    expected = reference(
+        stock, Scheduler.DDIM, "latent", prompt=prompt, negative_prompt="", num_inference_steps=3, seed=5
+    )
+    request = request_for(model, prompt, seed=5, steps=3, scheduler=Scheduler.DDIM)
+    await render(engine, request)
+    assert distance(request, expected) <= TOLERANCE
+    tokenized = request.picture.prompts.prompt
+    assert tokenized.truncated == tokenized.tokens - 75 > 0
+
+
+async def test_v_prediction_equals_the_stock_pipelines(
+    start_engine: StartEngine, model: LoadedModel, stock: Any
+) -> None:
+    config = {**model.files.scheduler, "prediction_type": "v_prediction"}
+    other = replace(model, files=replace(model.files, scheduler=config))
+    engine = start_engine(other)
+    stock.scheduler = diffusers.EulerDiscreteScheduler.from_config(config)
+    generator = torch.Generator().manual_seed(2)
+    expected = stock("a car", num_inference_steps=4, generator=generator, output_type="latent").images[0]
+    request = request_for(other, "a car", seed=2, steps=4, scheduler=Scheduler.EULER)
+    await render(engine, request)
+    assert distance(request, expected) <= TOLERANCE
+
+
+async def test_a_guidance_distilled_unet_equals_the_stock_pipelines_with_one_row(
+    start_engine: StartEngine, model: LoadedModel, stock: Any
+) -> None:
+    config = {**model.unet.config, "time_cond_proj_dim": 32}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel.from_config(config).eval()
+    distilled = replace(model, unet=unet, files=replace(model.files, unet={**config}))
+    parts = {**stock.components, "unet": unet, "scheduler": diffusers.LCMScheduler.from_config(model.files.scheduler)}
+    pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    expected = pipeline(
+        "a tree",
+        num_inference_steps=4,
+        guidance_scale=8.0,
+        generator=torch.Generator().manual_seed(6),
+        output_type="latent",
+    ).images[0]
+    engine = start_engine(distilled)
+    request = request_for(distilled, "a tree", seed=6, steps=4, guidance=8.0, scheduler=Scheduler.LCM)
+    await render(engine, request)
+    assert distance(request, expected) <= TOLERANCE
+    assert engine.counters.rows == 4
+    stock_embedding = pipeline.get_guidance_scale_embedding(torch.tensor([7.0]), embedding_dim=32)
+    assert torch.allclose(guidance_embedding(8.0, 32), stock_embedding)
+
+
+def test_the_default_scheduler_is_the_one_that_the_checkpoint_names() -> None:
+    for kind, (name, options) in STOCK.items():
+        assert default_scheduler({"_class_name": name, **options}) is kind
+    assert default_scheduler({"_class_name": "KDPM2DiscreteScheduler"}) is Scheduler.PNDM

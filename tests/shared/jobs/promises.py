@@ -1,0 +1,188 @@
+"""The queue's promises, each as a function that asserts it.
+
+`test_promises` runs them on the queue as it is. `test_safeguards` runs them on a queue whose scripts lack one line, to
+show that each promise rests on its safeguard and that the assertion can fail.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+import pytest
+
+from shared.contracts import EventType, JobStatus, Lane, Stage
+from shared.errors import IdempotencyConflict, QueueFull
+from shared.jobs import JobCanceled, JobQueue, LeaseLost
+from tests.shared.jobs.steps import (
+    claim,
+    claimed_ids,
+    end_lease,
+    image,
+    pass_deadline,
+    prompt,
+    stored_events,
+    submit,
+)
+
+Promise = Callable[[JobQueue], Awaitable[None]]
+
+
+async def late_result_changes_nothing(queue: JobQueue) -> None:
+    """What a worker says with a token that is no longer current is refused."""
+    await submit(queue, "j1")
+    late = await claim(queue, worker="late")
+    await end_lease(queue, "j1")
+    await queue.reap()
+    current = await claim(queue, worker="current")
+    with pytest.raises(LeaseLost):
+        await late.finish([image(7)])
+    await current.finish([image(0)])
+    job = await queue.get("j1")
+    assert [one.index for one in job.images] == [0]
+
+
+async def ended_lease_is_refused_before_it_is_reaped(queue: JobQueue) -> None:
+    """A worker that was silent for a whole lease cannot go on, even when nobody has noticed yet."""
+    await submit(queue, "j1")
+    late = await claim(queue)
+    await end_lease(queue, "j1")
+    with pytest.raises(LeaseLost):
+        await late.finish([image()])
+    assert (await queue.get("j1")).status is JobStatus.RUNNING
+
+
+async def renewed_lease_is_not_taken(queue: JobQueue) -> None:
+    """A job is never taken from a worker that renews, however long it runs."""
+    await submit(queue, "j1")
+    current = await claim(queue)
+    leases = f"{queue.scripts.base}leases"
+    soon = cast(float, await queue.redis.zscore(leases, "j1")) - queue.settings.lease_ms / 2
+    await queue.redis.zadd(leases, {"j1": soon})
+    assert await queue.scripts.renew([("j1", current.token)]) == ["ok"]
+    assert cast(float, await queue.redis.zscore(leases, "j1")) > soon
+
+
+async def worker_of_a_canceled_job_is_told(queue: JobQueue) -> None:
+    """The next word of a canceled job's worker is refused with the reason."""
+    await submit(queue, "j1")
+    current = await claim(queue)
+    await queue.cancel("j1")
+    with pytest.raises(LeaseLost) as refusal:
+        await current.emit(EventType.RENDER_PROGRESS, {"index": 0, "step": 1, "total_steps": 4})
+    assert refusal.type is JobCanceled
+
+
+async def job_fails_after_its_attempts(queue: JobQueue) -> None:
+    """A job whose worker is lost as often as allowed fails, and is kept as a dead letter."""
+    await submit(queue, "j1")
+    for attempt in range(1, queue.settings.max_attempts + 1):
+        taken = await claim(queue)
+        assert taken.attempt == attempt
+        await end_lease(queue, "j1")
+        await queue.reap()
+    job = await queue.get("j1")
+    assert job.status is JobStatus.FAILED
+    assert job.error is not None
+    assert job.error.code == "attempts_exhausted"
+    assert [one.id for one in await queue.dead_letters()] == ["j1"]
+
+
+async def submission_is_idempotent_by_key(queue: JobQueue) -> None:
+    """The same key makes one job; with another body it is refused."""
+    first = await submit(queue, "j1", idempotency_key="k")
+    second = await submit(queue, "j2", idempotency_key="k")
+    assert second.id == first.id
+    assert sum((await queue.depth()).values()) == 1
+    with pytest.raises(IdempotencyConflict):
+        await submit(queue, "j3", idempotency_key="k", instruction="something else")
+
+
+async def queue_has_a_bound(queue: JobQueue) -> None:
+    """No more jobs wait than allowed; running ones do not count."""
+    for _ in range(queue.settings.max_queued):
+        await submit(queue)
+    with pytest.raises(QueueFull):
+        await submit(queue)
+    await claim(queue)
+    await submit(queue)
+
+
+async def expired_deadline_is_dropped_before_it_runs(queue: JobQueue) -> None:
+    """A worker never gets a job whose deadline has passed, also when nobody has reaped it."""
+    await submit(queue, "j1", deadline_s=60)
+    await submit(queue, "j2")
+    await pass_deadline(queue, "j1")
+    assert (await claim(queue)).job.id == "j2"
+    job = await queue.get("j1")
+    assert job.status is JobStatus.FAILED
+    assert job.error is not None
+    assert job.error.code == "deadline_exceeded"
+
+
+async def batch_work_ages(queue: JobQueue) -> None:
+    """Overdue batch work gets every fourth claim, whatever the interactive lane holds."""
+    for number in range(8):
+        await submit(queue, f"i{number}")
+    for number in range(2):
+        await submit(queue, f"b{number}", lane=Lane.BATCH)
+    ids = await claimed_ids(queue, 10)
+    assert ids == ["i0", "i1", "i2", "b0", "i3", "i4", "i5", "b1", "i6", "i7"]
+
+
+async def tenants_take_turns(queue: JobQueue) -> None:
+    """A tenant with many jobs does not make another wait for all of them."""
+    for number in range(3):
+        await submit(queue, f"a{number}", tenant="a")
+    for number in range(2):
+        await submit(queue, f"b{number}", tenant="b")
+    assert await claimed_ids(queue, 5) == ["a0", "b0", "a1", "b1", "a2"]
+
+
+async def events_have_a_bound(queue: JobQueue) -> None:
+    """A job keeps its latest events only, whether they come alone or together."""
+    bound = queue.settings.max_events
+    await submit(queue, "j1", stage=Stage.PROMPT)
+    current = await claim(queue, Stage.PROMPT)
+    await current.emit_many([(EventType.PROMPT_DELTA, {"text": str(n)}) for n in range(bound + 10)])
+    assert len(await stored_events(queue, "j1")) == bound
+    await current.advance(prompt())
+    kept = await stored_events(queue, "j1")
+    assert len(kept) == bound
+    assert kept[-2:] == [EventType.PROMPT_COMPLETED, EventType.QUEUED]
+
+
+async def repeated_emit_appends_nothing(queue: JobQueue) -> None:
+    """A call that is sent again after its answer was lost leaves one event."""
+    await submit(queue, "j1", stage=Stage.PROMPT)
+    current = await claim(queue, Stage.PROMPT)
+    for _ in range(2):
+        answer = await queue.scripts.emit(
+            job_id="j1", token=current.token, number=1, events=[("prompt.delta", '{"text":"a"}')]
+        )
+        assert answer == "ok"
+    assert (await stored_events(queue, "j1")).count(EventType.PROMPT_DELTA) == 1
+
+
+async def ended_jobs_expire(queue: JobQueue) -> None:
+    """What is kept of a job that has ended goes away by itself."""
+    await submit(queue, "j1")
+    await (await claim(queue)).finish([image()])
+    for key in (queue.job_key("j1"), queue.events_key("j1")):
+        assert 0 < await queue.redis.ttl(key) <= queue.settings.retention_s
+
+
+# Safeguard (the words after `-- safeguard:` in the Lua files) -> the promise that rests on it, and its settings.
+PROMISES: dict[str, tuple[Promise, dict[str, int]]] = {
+    "token": (late_result_changes_nothing, {}),
+    "lease end": (ended_lease_is_refused_before_it_is_reaped, {}),
+    "lease renewal": (renewed_lease_is_not_taken, {}),
+    "cancel": (worker_of_a_canceled_job_is_told, {}),
+    "attempt limit": (job_fails_after_its_attempts, {"max_attempts": 3}),
+    "idempotency": (submission_is_idempotent_by_key, {}),
+    "queue bound": (queue_has_a_bound, {"max_queued": 5}),
+    "deadline": (expired_deadline_is_dropped_before_it_runs, {}),
+    "ageing": (batch_work_ages, {"ageing_ms": 0}),
+    "tenant round robin": (tenants_take_turns, {}),
+    "event bound": (events_have_a_bound, {"max_events": 64}),
+    "emit once": (repeated_emit_appends_nothing, {}),
+    "retention": (ended_jobs_expire, {"retention_s": 60}),
+}

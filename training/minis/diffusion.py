@@ -1,0 +1,217 @@
+"""A mini checkpoint in the diffusers layout of SD1.5: random weights, 5 M parameters, 128x128 pixels.
+
+Every part is the architecture of the real one, smaller: a cross-attention UNet, an autoencoder with factor 8,
+a CLIP text encoder with 77 positions and a byte-level BPE tokenizer, and SD1.5's own PNDM configuration.
+The weights are float32 safetensors under the key names of the published files. `serving.json` holds the
+defaults that a worker announces for this checkpoint (a model of this size has no use for 50 steps).
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from services.diffusion.libraries import (
+    AutoencoderKL,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    UNet2DConditionModel,
+)
+from training.minis.requests import text
+
+MERGES = 1_024  # word pieces learned from our text; the bytes and the two special tokens come on top
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+END_OF_WORD = "</w>"
+HIDDEN = 96
+SAMPLE_SIZE = 16  # latents; pixels are eight times as many
+SERVING = {"num_inference_steps": 20, "guidance_scale": 7.5}
+
+
+def build_sd15(folder: Path, *, seed: int = 0) -> None:
+    """Write a checkpoint to an empty or missing folder; equal seeds give equal weights on one machine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = _write_tokenizer(folder / "tokenizer")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet, vae, text_encoder = _unet(), _vae(), _text_encoder(vocabulary)
+    unet.save_pretrained(folder / "unet", safe_serialization=True)
+    vae.save_pretrained(folder / "vae", safe_serialization=True)
+    _write_text_encoder(folder / "text_encoder", text_encoder)
+    (folder / "scheduler").mkdir(exist_ok=True)
+    _write_json(folder / "scheduler" / "scheduler_config.json", _scheduler())
+    _write_json(folder / "model_index.json", _model_index())
+    _write_json(folder / "serving.json", SERVING)
+
+
+def _unet() -> Any:
+    return UNet2DConditionModel(
+        sample_size=SAMPLE_SIZE,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(32, 64, 128),
+        layers_per_block=2,
+        attention_head_dim=4,
+        cross_attention_dim=HIDDEN,
+        norm_num_groups=16,
+    ).eval()
+
+
+def _vae() -> Any:
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 48, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=16,
+        sample_size=8 * SAMPLE_SIZE,
+        scaling_factor=0.18215,
+    ).eval()
+
+
+def _text_encoder(vocabulary: dict[str, int]) -> Any:
+    config = CLIPTextConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=HIDDEN,
+        intermediate_size=4 * HIDDEN,
+        projection_dim=HIDDEN,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=77,
+        hidden_act="quick_gelu",
+        bos_token_id=vocabulary[BEGIN],
+        eos_token_id=vocabulary[END],
+        pad_token_id=vocabulary[END],
+        initializer_factor=4.0,  # wide enough that the pictures of two prompts differ
+    )
+    return CLIPTextModel(config).eval()
+
+
+def _write_text_encoder(folder: Path, text_encoder: Any) -> None:
+    text_encoder.config.architectures = ["CLIPTextModel"]
+    text_encoder.config.save_pretrained(folder)
+    prefix = (
+        "text_model."  # in the published files; transformers 5 writes the names without it, and reads both
+    )
+    tensors = {
+        prefix + name.removeprefix(prefix): tensor.contiguous()
+        for name, tensor in text_encoder.state_dict().items()
+    }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _scheduler() -> dict[str, Any]:
+    return {  # as published with SD1.5
+        "_class_name": "PNDMScheduler",
+        "_diffusers_version": "0.6.0",
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "clip_sample": False,
+        "num_train_timesteps": 1_000,
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+        "trained_betas": None,
+    }
+
+
+def _model_index() -> dict[str, Any]:
+    return {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.42.1",
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "PNDMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+
+
+def _write_tokenizer(folder: Path) -> dict[str, int]:
+    """Write a CLIP tokenizer learned from our own text; return its vocabulary in CLIP's order."""
+    merges = _learn_merges(text(), MERGES)
+    alphabet = sorted(_bytes_to_unicode().values())
+    pieces = [*alphabet, *(byte + END_OF_WORD for byte in alphabet), *(a + b for a, b in merges), BEGIN, END]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    folder.mkdir(exist_ok=True)
+    _write_json(folder / "vocab.json", vocabulary)
+    lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    special = {"bos_token": BEGIN, "eos_token": END, "pad_token": END, "unk_token": END}
+    _write_json(folder / "special_tokens_map.json", special)
+    _write_json(
+        folder / "tokenizer_config.json",
+        {
+            **special,
+            "add_prefix_space": False,
+            "do_lower_case": True,
+            "errors": "replace",
+            "model_max_length": 77,
+            "tokenizer_class": "CLIPTokenizer",
+        },
+    )
+    return vocabulary
+
+
+def _learn_merges(lines: Iterable[str], count: int) -> list[tuple[str, str]]:
+    """Return the byte-pair merges of this text (Sennrich et al. 2016, Alg. 1), most frequent first."""
+    splitter = CLIPTokenizer().backend_tokenizer  # the rules of CLIP: lower case, words, single digits
+    words: Counter[tuple[str, ...]] = Counter()
+    for line in lines:
+        normal = splitter.normalizer.normalize_str(line)
+        for word, _ in splitter.pre_tokenizer.pre_tokenize_str(normal):
+            words[(*word[:-1], word[-1] + END_OF_WORD)] += 1
+    merges: list[tuple[str, str]] = []
+    while len(merges) < count:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, times in words.items():
+            for pair in pairwise(word):
+                pairs[pair] += times
+        if not pairs:
+            break
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        merges.append(best)
+        words = Counter({_merge(word, best): times for word, times in words.items()})
+    return merges
+
+
+def _merge(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    merged: list[str] = []
+    for piece in word:
+        if merged and (merged[-1], piece) == pair:
+            merged[-1] += piece
+        else:
+            merged.append(piece)
+    return tuple(merged)
+
+
+def _bytes_to_unicode() -> dict[int, str]:
+    """Return the printable stand-in of each byte, as GPT-2 and CLIP have it."""
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
+    table = {byte: chr(byte) for byte in printable}
+    for byte in range(256):
+        if byte not in table:
+            table[byte] = chr(256 + len(table) - len(printable))
+    return table
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -213,6 +213,21 @@ def _cancel(options: argparse.Namespace) -> int:
     return OK
 
 
+def _models(options: argparse.Namespace) -> int:
+    import json
+
+    with _client(options) as client:
+        models = client.models()
+    if options.json:
+        print(json.dumps(models, indent=2, ensure_ascii=False))
+        return OK
+    for model in models:
+        about = [f"{model.get('stage', ''):<7}", f"{model.get('kind') or '':<7}", f"{model.get('size') or '':<9}"]
+        about += ["ready" if model.get("ready") else "starting", "default" if model.get("default") else ""]
+        print("  ".join([f"{model['id']:<32}", *about]).rstrip())
+    return OK
+
+
 def _up(options: argparse.Namespace) -> int:
     from clients.local.run import up
 

@@ -32,8 +32,11 @@ class Client:
 
     def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S, patience_s: float = PATIENCE_S) -> None:
         self.url = url.rstrip("/")
+        self._timeout_s = timeout_s
         self._patience_s = patience_s
-        self._http = httpx.Client(base_url=self.url, timeout=timeout_s)
+        # A proxy of the environment is for other machines than this one.
+        is_local = httpx.URL(self.url).host in ("127.0.0.1", "::1", "localhost")
+        self._http = httpx.Client(base_url=self.url, timeout=timeout_s, trust_env=not is_local)
 
     def close(self) -> None:
         """Close the connections."""
@@ -73,6 +76,14 @@ class Client:
     def image(self, image_id: str) -> bytes:
         """Return a picture's file."""
         return self._request("GET", f"/v1/images/{image_id}").content
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return the models that are served now, as `GET /v1/models` lists them."""
+        response = self._request("GET", "/v1/models")
+        body = self._json(response)
+        if not isinstance(body, dict) or not isinstance(body.get("data"), list):
+            raise UnexpectedAnswer(self.url, response.status_code)
+        return list(body["data"])
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Return whether the system can serve, and the details of `/readyz?verbose`."""
@@ -115,7 +126,7 @@ class Client:
 
     def _stream(self, job_id: str, last_id: str | None) -> Iterator[Event]:
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
-        timeout = httpx.Timeout(self._http.timeout, read=STREAM_SILENCE_S)
+        timeout = httpx.Timeout(self._timeout_s, read=STREAM_SILENCE_S)
         path = f"/v1/jobs/{job_id}/events"
         with self._http.stream("GET", path, headers=headers, timeout=timeout) as response:
             if response.status_code in BUSY_STATUSES:

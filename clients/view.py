@@ -17,7 +17,7 @@ from rich.text import Text
 from shared.contracts import Event, EventType, GenerationPrompt, Stage
 
 _BAR_WIDTH = 40
-_LINES_PER_PICTURE = 4  # of progress, where every step as a line would be too much
+_LINES_OF_STEPS = 4  # in a pipe, where a line for every step would be too much
 
 
 @dataclass
@@ -27,10 +27,8 @@ class Story:
     pictures: int = 1
     phase: str = "sending"
     prompt: str = ""
-    index: int = 0
-    step: int = 0
-    total_steps: int = 0
-    finished: int = 0
+    steps: dict[int, int] = field(default_factory=dict)  # done, by picture
+    total_steps: int = 0  # over all pictures
     started_at: float = field(default_factory=time.monotonic)
 
     def take(self, event: Event) -> None:
@@ -47,10 +45,8 @@ class Story:
             case EventType.AWAITING_APPROVAL:
                 self.phase = "waiting for your approval"
             case EventType.RENDER_PROGRESS:
-                self.index = int(event.data["index"])
-                self.step, self.total_steps = int(event.data["step"]), int(event.data["total_steps"])
-            case EventType.IMAGE_COMPLETED:
-                self.finished += 1
+                self.steps[int(event.data["index"])] = int(event.data["step"])
+                self.total_steps = int(event.data["total_steps"]) * self.pictures
             case EventType.SUCCEEDED | EventType.FAILED | EventType.CANCELED:
                 self.phase = event.type.value.removeprefix("job.")
 
@@ -61,9 +57,14 @@ class Story:
             self.prompt = ""  # what a lost attempt had written is not part of the prompt
         else:
             self.phase = "rendering"
-            self.step = self.finished = 0
+            self.steps.clear()
         if again:
             self.phase += " again (a worker was lost)"
+
+    @property
+    def step(self) -> int:
+        """Steps done over all pictures."""
+        return sum(self.steps.values())
 
     @property
     def elapsed_s(self) -> float:
@@ -114,10 +115,10 @@ class PlainView:
         if event.type is EventType.PROMPT_COMPLETED:
             self._line(story, f"prompt: {story.prompt}")
         if event.type is EventType.RENDER_PROGRESS and story.total_steps:
-            mark = story.index * _LINES_PER_PICTURE + _LINES_PER_PICTURE * story.step // story.total_steps
+            mark = _LINES_OF_STEPS * story.step // story.total_steps
             if mark > self._mark:
                 self._mark = mark
-                self._line(story, f"{_picture(story)}step {story.step} of {story.total_steps}")
+                self._line(story, f"step {story.step} of {story.total_steps}{_pictures(story)}")
 
     def _line(self, story: Story, text: str) -> None:
         self._stream.write(f"[{story.elapsed_s:5.1f} s] {text}\n")
@@ -150,15 +151,15 @@ class LiveView:
         cells: list[RenderableType] = [Text(f"{story.elapsed_s:5.1f} s", style="dim"), Text(story.phase, style="bold")]
         if story.total_steps and story.phase.startswith("rendering"):
             bar = ProgressBar(total=story.total_steps, completed=story.step, width=_BAR_WIDTH)
-            cells += [bar, Text(f"{_picture(story)}{story.step}/{story.total_steps}")]
+            cells += [bar, Text(f"{story.step}/{story.total_steps}{_pictures(story)}")]
         line.add_row(*cells)
         if not story.prompt:
             return line
         return Group(Text(story.prompt, style="italic"), line)
 
 
-def _picture(story: Story) -> str:
-    return f"picture {story.index + 1} of {story.pictures}, " if story.pictures > 1 else ""
+def _pictures(story: Story) -> str:
+    return f" ({story.pictures} pictures)" if story.pictures > 1 else ""
 
 
 def open_view(stream: TextIO) -> View:

@@ -44,6 +44,7 @@ async def open_backend(settings: Settings, drain: Drain) -> AsyncIterator[Backen
         follower = EventFollower(redis, queue)
         artifacts = open_store(settings)
         fleet = Fleet(queue, artifacts)
+        await fleet.look_again()
         task = asyncio.create_task(fleet.run(), name="fleet")
         try:
             yield Backend(settings, queue, follower, artifacts, fleet, drain)
@@ -59,4 +60,15 @@ async def open_backend(settings: Settings, drain: Drain) -> AsyncIterator[Backen
 def backend_of(request: Request) -> Backend:
     """Return the backend of the app that serves this request."""
     backend: Backend = request.app.state.backend
+    return backend
+
+
+def answering_backend_of(request: Request) -> Backend:
+    """Return the backend for a call that needs the queue's server.
+
+    Raises:
+        QueueUnavailable: the server has not answered for a while.
+    """
+    backend = backend_of(request)
+    backend.fleet.check()
     return backend

@@ -1,8 +1,8 @@
 """The limit on a request's body, before any parser sees it.
 
-The body is read here as a whole, counted byte by byte whatever `Content-Length` says, and handed on as one message. A body
-that is too large is refused at the first byte above the limit; what its sender still has under way is read and thrown away
-for a moment, so that the answer is not lost to a connection that was reset.
+The body is read here as a whole, counted byte by byte whatever `Content-Length` says, and handed on as one message.
+A body that is too large is refused at the first byte above the limit; what its sender still has under way is read
+and thrown away for a moment, so that the answer is not lost to a connection that was reset.
 """
 
 import asyncio

@@ -1,4 +1,5 @@
-"""The end of this process: streams and waiting calls get a short grace, then end so that their clients go on elsewhere."""
+"""The end of this process: streams and waiting calls get a short grace, then end so that their clients go on
+elsewhere."""
 
 import asyncio
 

@@ -1,8 +1,8 @@
 """The gateway's view of the queue and its workers, refreshed every second by one background task.
 
-Requests and probes read the last view, so that none of them waits for the queue's server; a request that would be refused
-because of the view asks for a new one first. The same task reaps (which also keeps the queue's gauges) and sweeps
-expired pictures.
+Requests and probes read the last view, so that none of them waits for the queue's server; a request that would be
+refused because of the view asks for a new one first. The same task reaps (which also keeps the queue's gauges) and
+sweeps expired pictures.
 """
 
 import asyncio
@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 
 from gateway.offers import Offers
 from shared.artifacts import ArtifactStore
-from shared.errors import LLMGAError
+from shared.errors import QueueUnavailable
 from shared.jobs import JobQueue
 
 REFRESH_S = 1.0
 STALE_S = 3.0  # a view that is older says that the queue's server does not answer
 SWEEP_S = 600.0
+RETRY_AFTER_S = 2
 _ASK_AGAIN_S = 0.1  # requests that no worker can serve refresh the view at most this often
 
 _log = logging.getLogger("llmga.gateway")
@@ -45,6 +46,15 @@ class Fleet:
         self._lock = asyncio.Lock()
         self._beat_s = time.monotonic()
         self.view = View()
+
+    def check(self) -> None:
+        """Refuse at once what could only wait for a server that has not answered for a while.
+
+        Raises:
+            QueueUnavailable: the last view is old.
+        """
+        if not self.view.is_fresh:
+            raise QueueUnavailable("The queue's server does not answer.", retry_after_s=RETRY_AFTER_S)
 
     @property
     def is_alive(self) -> bool:
@@ -78,12 +88,13 @@ class Fleet:
         was_reachable = True
         while True:
             try:
-                await self._queue.reap()
-                await self.look_again()
+                async with asyncio.timeout(STALE_S):
+                    await self._queue.reap()
+                    await self.look_again()
                 was_reachable = True
-            except LLMGAError as error:
+            except (QueueUnavailable, TimeoutError):
                 if was_reachable:
-                    _log.warning("the queue does not answer: %s", error.detail)
+                    _log.warning("the queue's server does not answer")
                 was_reachable = False
             except Exception:
                 _log.exception("tending the queue failed")

@@ -21,9 +21,5 @@ def job_response(job: Job, status: int, headers: Mapping[str, str] | None = None
         job.links["cancel"] = f"{path}/cancel"
     if job.status is JobStatus.AWAITING_APPROVAL:
         job.links["approve"] = f"{path}/approve"
-    fixed = {"Cache-Control": "no-store"}
-    if status == 202:
-        fixed["Location"] = path
-    return Response(
-        job.model_dump_json(exclude_none=True), status, {**fixed, **(headers or {})}, media_type="application/json"
-    )
+    body = job.model_dump_json(exclude_none=True)
+    return Response(body, status, {"Cache-Control": "no-store", **(headers or {})}, media_type="application/json")

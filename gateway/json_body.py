@@ -1,8 +1,8 @@
 """Request bodies: strict JSON in, models out.
 
-Stricter than Python's parser, because what is ambiguous here is a surprise later: no NaN or infinities (RFC 8259 §6), no
-member twice in an object (§4), no unpaired surrogates, no nesting without bound, and no numbers in strings. A number like
-`3.0` is the integer 3, as JSON Schema has it.
+Stricter than Python's parser, because what is ambiguous here is a surprise later: no NaN or infinities (RFC 8259
+§6), no member twice in an object (§4), no unpaired surrogates, no nesting without bound, and no numbers in strings.
+A number like `3.0` is the integer 3, as JSON Schema has it.
 """
 
 import hashlib

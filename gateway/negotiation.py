@@ -1,7 +1,7 @@
 """What a client asks for in its headers: `Accept`, `Prefer` and `Idempotency-Key`.
 
-A header that is only a wish (`Accept`, `Prefer`) and makes no sense is ignored, as RFC 9110 and RFC 7240 say. One that is
-a promise (`Idempotency-Key`, `Last-Event-ID`) is refused, because ignoring it would break the promise.
+A header that is only a wish (`Accept`, `Prefer`) and makes no sense is ignored, as RFC 9110 and RFC 7240 say. One
+that is a promise (`Idempotency-Key`, `Last-Event-ID`) is refused, because ignoring it would break the promise.
 """
 
 import re

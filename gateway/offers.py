@@ -1,8 +1,8 @@
 """What the live workers offer, put together from their announcements.
 
-Several workers may serve a model of one name. What the gateway promises must hold on each of them, since any may claim the
-job: limits are the strictest, schedulers and encodings those that all have. A worker that drains takes no more jobs and so
-offers nothing; one that still starts offers what it will serve, because a job can wait for it.
+Several workers may serve a model of one name. What the gateway promises must hold on each of them, since any may
+claim the job: limits are the strictest, schedulers and encodings those that all have. A worker that drains takes no
+more jobs and so offers nothing; one that still starts offers what it will serve, because a job can wait for it.
 """
 
 import logging

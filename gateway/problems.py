@@ -1,7 +1,8 @@
 """Errors as clients see them: RFC 9457 problems, in our words only.
 
-Whatever a library raises is translated here or hidden: pydantic's errors become `FieldProblem`s, the framework's HTTP errors
-become our error classes, and an unexpected exception is logged and answered as `internal_error` with the request's id.
+Whatever a library raises is translated here or hidden: pydantic's errors become `FieldProblem`s, the framework's
+HTTP errors become our error classes, and an unexpected exception is logged and answered as `internal_error` with
+the request's id.
 """
 
 import difflib

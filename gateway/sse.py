@@ -1,12 +1,13 @@
 """Server-sent events: a job's events on the wire (HTML standard §9.2).
 
-The id of an SSE event is the id of the stream's entry, so a client that reconnects with `Last-Event-ID` gets exactly what
-it missed, from this gateway or another. A stream that ends before the job (the gateway drains) says when to come back.
+The id of an SSE event is the id of the stream's entry, so a client that reconnects with `Last-Event-ID` gets
+exactly what it missed, from this gateway or another. A stream that ends before the job (the gateway drains) says
+when to come back.
 """
 
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 
 from starlette.responses import Response
@@ -31,7 +32,7 @@ def encode(event: Event) -> bytes:
     return f"id: {event.id}\nevent: {event.type}\ndata: {data}\n\n".encode()
 
 
-async def stream_of(follower: EventFollower, job_id: str, *, after: str, ping_s: float) -> AsyncIterator[bytes]:
+async def stream_of(follower: EventFollower, job_id: str, *, after: str, ping_s: float) -> AsyncGenerator[bytes, None]:
     """Yield the job's events after `after`, and a comment after each `ping_s` of silence."""
     yield f"retry: {RETRY_MS}\n\n".encode()
     async with aclosing(follower.follow(job_id, after, idle_s=ping_s)) as events:
@@ -50,7 +51,7 @@ class EventStream(Response):
 
     def __init__(
         self,
-        stream: AsyncIterator[bytes],
+        stream: AsyncGenerator[bytes, None],
         drain: Drain,
         *,
         headers: Mapping[str, str] | None = None,
@@ -68,7 +69,7 @@ class EventStream(Response):
 
         async def pump() -> None:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async with aclosing(self._stream):  # type: ignore[type-var]  # an async generator behind its interface
+            async with aclosing(self._stream):
                 async for chunk in self._stream:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
 

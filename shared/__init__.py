@@ -1,4 +1,4 @@
-"""What every process of the system shares: contracts, the job queue, artifacts, media, settings, metrics, logs.
+"""What every process of the system shares: contracts, jobs, artifacts, media, settings, metrics and logs.
 
 This room imports none of the others and none of the model libraries.
 """

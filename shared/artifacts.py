@@ -50,9 +50,7 @@ class Stored:
 class ArtifactStore(Protocol):
     """Where artifacts are. All calls block: from a coroutine, use `asyncio.to_thread`."""
 
-    def put(
-        self, data: bytes, media_type: str, *, tenant: str, metadata: Mapping[str, Any] | None = None
-    ) -> Stored:
+    def put(self, data: bytes, media_type: str, *, tenant: str, metadata: Mapping[str, Any] | None = None) -> Stored:
         """Keep the data and return only when they are safe; the same data again count as used now.
 
         Raises:
@@ -84,9 +82,7 @@ class FolderStore:
         self.root = root
         self._retention_s = retention_s
 
-    def put(
-        self, data: bytes, media_type: str, *, tenant: str, metadata: Mapping[str, Any] | None = None
-    ) -> Stored:
+    def put(self, data: bytes, media_type: str, *, tenant: str, metadata: Mapping[str, Any] | None = None) -> Stored:
         """Keep the data and return when they are on disk (`ArtifactStore.put`)."""
         if not _MEDIA_TYPE.fullmatch(media_type):
             raise ValueError(f"not a media type: {media_type!r}")
@@ -111,9 +107,7 @@ class FolderStore:
                 _write(path, data)
         except OSError as error:
             _log.error("an artifact could not be written: %s", os.strerror(error.errno or 0))
-            raise StoreUnavailable(
-                "The picture could not be stored.", retry_after_s=_RETRY_AFTER_S
-            ) from error
+            raise StoreUnavailable("The picture could not be stored.", retry_after_s=_RETRY_AFTER_S) from error
         return stored
 
     def get(self, artifact_id: str, *, tenant: str) -> tuple[bytes, Stored]:
@@ -223,12 +217,7 @@ def _folder(settings: Settings) -> Path:
             [f"LLMGA_ARTIFACTS__URL: {scheme[1]}:// is not served; give a folder as a path or a file:// URL"]
         )
     parts = urlsplit(url)
-    if (
-        parts.netloc not in {"", "localhost"}
-        or not parts.path.startswith("/")
-        or parts.query
-        or parts.fragment
-    ):
+    if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/") or parts.query or parts.fragment:
         raise SettingsError(["LLMGA_ARTIFACTS__URL: a file:// URL has three slashes: file:///var/lib/llmga"])
     return Path(unquote(parts.path))
 

@@ -33,9 +33,7 @@ class LLMGAError(Exception):
     title: ClassVar[str] = "Internal error"
     next_step: ClassVar[str] = "Try again; if it stays, give the operator the request id."
 
-    def __init__(
-        self, detail: str, *, next_step: str | None = None, errors: list[FieldProblem] | None = None
-    ) -> None:
+    def __init__(self, detail: str, *, next_step: str | None = None, errors: list[FieldProblem] | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.errors = errors or []

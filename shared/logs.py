@@ -28,9 +28,7 @@ _MASK = "***"
 # user:password@ of a URL, up to the last @ before the path, as urllib.parse splits it; redis-py also takes
 # ?password=
 _URL_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s/:@?#\"]*):[^\s/?#\"]*@")
-_QUERY_PASSWORD = re.compile(
-    r"([?&](?:password|secret|token|api_key|key|signature)=)[^&\s\"']+", re.IGNORECASE
-)
+_QUERY_PASSWORD = re.compile(r"([?&](?:password|secret|token|api_key|key|signature)=)[^&\s\"']+", re.IGNORECASE)
 _BEARER = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
@@ -39,14 +37,10 @@ _context: ContextVar[Mapping[str, str]] = ContextVar("llmga_log_context", defaul
 
 
 @contextmanager
-def bind(
-    *, request_id: str | None = None, job_id: str | None = None, worker: str | None = None
-) -> Iterator[None]:
+def bind(*, request_id: str | None = None, job_id: str | None = None, worker: str | None = None) -> Iterator[None]:
     """Put these ids on every record made within the block, beside those bound outside it."""
     given = {"request_id": request_id, "job_id": job_id, "worker": worker}
-    token = _context.set(
-        {**_context.get(), **{name: value for name, value in given.items() if value is not None}}
-    )
+    token = _context.set({**_context.get(), **{name: value for name, value in given.items() if value is not None}})
     try:
         yield
     finally:
@@ -138,7 +132,7 @@ class _JSONFormatter(_Formatter):
         traceback = self.exception(record)
         if traceback is not None:
             line["exception"] = traceback
-        return json.dumps(line, ensure_ascii=False)
+        return _encodable(json.dumps(line, ensure_ascii=False))
 
 
 class _TextFormatter(_Formatter):
@@ -149,6 +143,11 @@ class _TextFormatter(_Formatter):
         for name, value in self.fields(record).items():
             line += f" {name}={value}"
         # What came from outside cannot start a line of its own.
-        line = _CONTROL.sub(lambda match: repr(match[0])[1:-1], line)
+        line = _encodable(_CONTROL.sub(lambda match: repr(match[0])[1:-1], line))
         traceback = self.exception(record)
         return line if traceback is None else f"{line}\n{traceback}"
+
+
+def _encodable(text: str) -> str:
+    """Return the text with half surrogate pairs, which UTF-8 cannot hold, as `\\udXXX` (also what JSON calls them)."""
+    return text.encode("utf-8", "backslashreplace").decode()

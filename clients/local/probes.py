@@ -40,6 +40,23 @@ def status_probe(host: str, port: int) -> Probe:
     return probe
 
 
+def live_probe(host: str, port: int) -> Probe:
+    """Return a probe of `/livez`: ready as soon as it answers, whatever else is still missing."""
+
+    def probe() -> Health:
+        connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+        try:
+            connection.request("GET", "/livez")
+            is_alive = connection.getresponse().status == http.client.OK
+        except (OSError, http.client.HTTPException):
+            is_alive = False
+        finally:
+            connection.close()
+        return Health(is_ready=is_alive, detail="ready" if is_alive else "starting")
+
+    return probe
+
+
 def _describe(body: object) -> str:
     """Return the phase and its detail, from whatever of them the service shows."""
     if not isinstance(body, dict):

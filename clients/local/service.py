@@ -24,6 +24,7 @@ EXIT_BAD_SETTINGS = 2  # of all our services; starting again would not help
 class State(StrEnum):
     """Where a child is in its life."""
 
+    WAITING = "waiting"
     STARTING = "starting"
     READY = "ready"
     RESTARTING = "restarting"
@@ -50,7 +51,7 @@ class Service:
     spec: Spec
     log: Path
     guardian: Guardian
-    state: State = State.STOPPED
+    state: State = State.WAITING
     detail: str = ""
     failures: int = 0  # deaths in a row
     was_ready: bool = False

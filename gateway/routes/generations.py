@@ -4,8 +4,8 @@
 - `Prefer: wait=N`: the finished job, or 202 when the time is over or the job is held for approval;
 - `Accept: text/event-stream`: the job's events.
 
-In the last two the client is there for the answer, so its leaving cancels the job. Not so with an `Idempotency-Key`: the
-key says that the client will ask again, and it must find its job then.
+In the last two the client is there for the answer, so its leaving cancels the job. Not so with an `Idempotency-
+Key`: the key says that the client will ask again, and it must find its job then.
 """
 
 import logging
@@ -16,7 +16,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from gateway import documentation, negotiation, sse
-from gateway.backend import Backend, backend_of
+from gateway.backend import Backend, answering_backend_of
 from gateway.connection import Ending, while_connected
 from gateway.job_response import job_response, links
 from gateway.json_body import read_model
@@ -37,7 +37,7 @@ router = APIRouter(tags=["generations"])
 @router.post("/v1/generations", **documentation.CREATE_GENERATION)
 async def create_generation(request: Request) -> Response:
     """Submit a request."""
-    backend = backend_of(request)
+    backend = answering_backend_of(request)
     wanted, body_hash = await read_model(request, GenerationRequest)
     key = negotiation.idempotency_key(request.headers.get("idempotency-key"))
     resolved = await _resolve(wanted, backend)
@@ -52,8 +52,11 @@ async def create_generation(request: Request) -> Response:
             body_hash=body_hash,
             idempotency_key=key,
         )
-        _log.info("job %s", "accepted" if submitted.created else "submitted again", extra={"instruction": wanted.instruction})
-    headers = {} if submitted.created else {"Idempotency-Replayed": "true"}
+        if submitted.created:
+            _log.info("job accepted", extra={"instruction": wanted.instruction})
+    headers = {"Location": links(submitted.job.id)["self"]}
+    if not submitted.created:
+        headers["Idempotency-Replayed"] = "true"
     is_awaited = key is None  # see the module's docstring
     accept = negotiation.best_media_type(request.headers.get("accept"), ("application/json", sse.MEDIA_TYPE))
     if accept == sse.MEDIA_TYPE:
@@ -82,7 +85,7 @@ def _stream(backend: Backend, submitted: Submitted, headers: dict[str, str], is_
     return sse.EventStream(
         sse.stream_of(backend.follower, job_id, after=START, ping_s=backend.settings.gateway.sse_ping_s),
         backend.drain,
-        headers={**headers, "Location": links(job_id)["self"]},
+        headers=headers,
         on_disconnect=cancel if is_awaited else None,
     )
 

@@ -8,8 +8,8 @@ from pydantic import TypeAdapter
 from starlette.responses import Response
 
 from gateway import documentation, negotiation, sse
-from gateway.backend import Backend, backend_of
 from gateway.approval import Approval
+from gateway.backend import Backend, answering_backend_of
 from gateway.job_response import job_response
 from gateway.json_body import read_model
 from shared.contracts import Event, Job
@@ -24,13 +24,13 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
 @router.get("", **documentation.GET_JOB)
 async def get_job(request: Request, job_id: str) -> Response:
     """Return the job record."""
-    return job_response(await _job(backend_of(request), job_id), 200)
+    return job_response(await _job(answering_backend_of(request), job_id), 200)
 
 
 @router.get("/events", **documentation.GET_EVENTS)
 async def get_events(request: Request, job_id: str) -> Response:
     """Follow the job's events as they happen, or list those so far."""
-    backend = backend_of(request)
+    backend = answering_backend_of(request)
     after = negotiation.event_id(request.headers.get("last-event-id"), request.query_params.get("after"))
     await _job(backend, job_id)
     accept = negotiation.best_media_type(request.headers.get("accept"), (sse.MEDIA_TYPE, "application/json"))
@@ -43,16 +43,14 @@ async def get_events(request: Request, job_id: str) -> Response:
             if event is None:  # there are no more yet
                 break
             events.append(event)
-    return Response(
-        _EVENTS.dump_json(events), 200, {"Cache-Control": "no-store"}, media_type="application/json"
-    )
+    return Response(_EVENTS.dump_json(events), 200, {"Cache-Control": "no-store"}, media_type="application/json")
 
 
 @router.post("/cancel", **documentation.CANCEL_JOB)
 async def cancel_job(request: Request, job_id: str) -> Response:
     """Cancel the job; one that has ended is returned as it is."""
     _check(job_id)
-    return job_response(await backend_of(request).queue.cancel(job_id), 200)
+    return job_response(await answering_backend_of(request).queue.cancel(job_id), 200)
 
 
 @router.post("/approve", **documentation.APPROVE_JOB)
@@ -62,7 +60,7 @@ async def approve_job(request: Request, job_id: str) -> Response:
     approval = Approval()
     if await request.body():
         approval, _ = await read_model(request, Approval)
-    return job_response(await backend_of(request).queue.approve(job_id, prompt_text=approval.prompt), 200)
+    return job_response(await answering_backend_of(request).queue.approve(job_id, prompt_text=approval.prompt), 200)
 
 
 async def _job(backend: Backend, job_id: str) -> Job:

@@ -5,8 +5,7 @@ from starlette.responses import Response
 
 from gateway import documentation
 from gateway.answers import ModelList
-from gateway.backend import backend_of
-from shared.errors import QueueUnavailable
+from gateway.backend import answering_backend_of
 
 router = APIRouter(tags=["models"])
 
@@ -14,8 +13,6 @@ router = APIRouter(tags=["models"])
 @router.get("/v1/models", **documentation.LIST_MODELS)
 async def list_models(request: Request) -> Response:
     """List the models that the live workers serve."""
-    view = backend_of(request).fleet.view
-    if not view.is_fresh:
-        raise QueueUnavailable("The queue's server does not answer.", retry_after_s=2)
-    body = ModelList.of(view.offers).model_dump_json(exclude_none=True)
+    offers = answering_backend_of(request).fleet.view.offers
+    body = ModelList.of(offers).model_dump_json(exclude_none=True)
     return Response(body, 200, {"Cache-Control": "no-store"}, media_type="application/json")

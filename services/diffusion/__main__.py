@@ -7,9 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from shared.errors import QueueUnavailable
-from shared.settings import PREFIX, Settings, SettingsError, describe
-
-_GROUPS = ("HOME", "DEVICE", "REDIS", "QUEUE", "ARTIFACTS", "DIFFUSION", "LOG")
+from shared.settings import Settings, SettingsError, help_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m services.diffusion",
         description="Render the jobs of the render stage: claims them from the queue, stores the pictures.",
-        epilog="\n".join(["settings (environment variables):", *_settings()]),
+        epilog=help_text(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.parse_args(arguments)
@@ -38,14 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except QueueUnavailable as error:  # it may come up later, so whoever supervises this should try again
         sys.stderr.write(f"{error.detail} Check LLMGA_REDIS__URL and that the server runs.\n")
         return 1
-
-
-def _settings() -> list[str]:
-    return [
-        f"  {name}={default}\n      {description}"
-        for name, default, description in describe()
-        if name.removeprefix(PREFIX).split("__")[0] in _GROUPS
-    ]
 
 
 def _refuse(error: Exception) -> int:

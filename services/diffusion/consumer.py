@@ -77,7 +77,10 @@ class Renderer:
                 handles.append(handle)
                 claim.on_lost(handle.cancel)
                 tasks.append(asyncio.create_task(self._follow(claim, plan, index, handle)))
-            images = await asyncio.gather(*tasks)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()  # raises what went wrong first
+            images = [task.result() for task in tasks]
         finally:
             for handle in handles:
                 handle.cancel()

@@ -34,6 +34,7 @@ from shared.status import serve_status
 
 DRAIN_S = 25.0  # below the 30 s that Kubernetes gives a pod
 DEAD_DEVICE_STATUS = 70  # EX_SOFTWARE
+_WATCH_S = 0.3
 
 _log = logging.getLogger("llmga.diffusion")
 
@@ -111,10 +112,7 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        names = list(settings.diffusion.models)
-        self._default = settings.diffusion.default_model or names[0]
-        if self._default not in names:
-            raise SettingsError([f"LLMGA_DIFFUSION__DEFAULT_MODEL: {self._default} is not in LLMGA_DIFFUSION__MODELS"])
+        self._default = settings.diffusion.default_model or next(iter(settings.diffusion.models))
         self._device = resolve_device(settings.device)
         self._dtype = resolve_dtype(settings.diffusion.dtype, self._device)
         self._store = open_store(settings)
@@ -125,13 +123,16 @@ class Worker:
 
     def serve_status(self) -> contextlib.AbstractContextManager[object]:
         """Open the status port; 0 means none."""
-        port = self._settings.diffusion.metrics_port
+        host, port = self._settings.metrics_host, self._settings.diffusion.metrics_port
         if port == 0:
             return contextlib.nullcontext()
         try:
-            return serve_status(port, live=self._is_live, ready=self._is_ready)
+            return serve_status(port, live=self._is_live, ready=self._is_ready, host=host)
         except OSError as error:
-            raise SettingsError([f"LLMGA_DIFFUSION__METRICS_PORT: port {port} is taken"]) from error
+            reason = os.strerror(error.errno or 0)
+            raise SettingsError(
+                [f"LLMGA_DIFFUSION__METRICS_PORT: cannot listen on {host}:{port} ({reason})"]
+            ) from error
 
     def _is_live(self) -> bool:
         consumer, engine = self._state.consumer, self._engine
@@ -149,14 +150,15 @@ class Worker:
         except UnfitServer as error:
             raise Unfit(str(error)) from error
         queue = self._queue = JobQueue(redis, self._settings.queue, self._settings.redis.namespace)
-        announcing = asyncio.create_task(_announce(queue, self._state))
+        started = asyncio.Event()
+        announcing = asyncio.create_task(_announce(queue, self._state, started))
         try:
             models = [await self._load(name, folder) for name, folder in self._settings.diffusion.models.items()]
         except UnfitCheckpoint as error:
             raise Unfit(f"LLMGA_DIFFUSION__MODELS: {error}") from error
         finally:
-            announcing.cancel()
-            await asyncio.gather(announcing, return_exceptions=True)
+            started.set()
+            await announcing
         self._state.models = served_models(models, self._default)
         self._engine = Engine(
             {model.name: model for model in models},
@@ -216,15 +218,20 @@ class Worker:
             await self._redis.aclose()
 
 
-async def _announce(queue: JobQueue, state: _State) -> None:
-    """Say the phase again and again; within a third of a second when it changes, for those who watch."""
+async def _announce(queue: JobQueue, state: _State, started: asyncio.Event) -> None:
+    """Say the phase again and again, and soon after it changes, until the start-up is over.
+
+    It is told by an event: on Python 3.11 a cancel that meets a command being sent is lost in
+    `asyncio.wait_for`.
+    """
     said: tuple[Phase, str] | None = None
     every_s = queue.settings.lease_ms / 3_000
     loop = asyncio.get_running_loop()
     said_at = 0.0
-    while True:
+    while not started.is_set():
         if said != (state.phase, state.detail) or loop.time() - said_at >= every_s:
             said, said_at = (state.phase, state.detail), loop.time()
             with contextlib.suppress(QueueUnavailable):
                 await queue.announce(state.announcement())
-        await asyncio.sleep(min(every_s, 0.3))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(started.wait(), min(every_s, _WATCH_S))

@@ -89,8 +89,7 @@ MISTRAL = Template(
 QWEN2 = Template(
     family="qwen2",
     system=(
-        "A conversation between a user and an LLM-based AI assistant. "
-        "The assistant gives helpful and honest answers."
+        "A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and honest answers."
     ),
     opening="<|im_start|>system\n{system}<|im_end|><|im_start|>user\n",
     asking="<|im_end|><|im_start|>assistant\n",

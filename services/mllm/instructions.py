@@ -10,7 +10,8 @@ from shared.contracts import GenerationRequest, Task
 
 # Words with which people ask for a picture. At the start of an English request; anywhere in a Chinese one.
 _ASKS_EN = re.compile(
-    r"\W*(?:(?:please|kindly|now|can you|could you|would you|will you|i want you to|i'd like you to|let's|let us)\W+)*"
+    r"\W*(?:(?:please|kindly|now|can you|could you|would you|will you|i want you to|i'd like you to|let's)"
+    r"\W+)*"
     r"(?:draw|paint|generate|create|make|show|give|design|sketch|render|illustrate|imagine|produce|depict|compose"
     r"|picture|visuali[sz]e|redraw|recreate|i want|i need|i would like|i'd like)\b",
     re.IGNORECASE,

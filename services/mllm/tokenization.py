@@ -78,9 +78,7 @@ class PromptBuilder:
         self._tokenizer = tokenizer
         self._template = template
         # Longest first, so that no spelling is left over inside another.
-        self._control_tokens = sorted(
-            (token for token in control_tokens if len(token) > 1), key=len, reverse=True
-        )
+        self._control_tokens = sorted((token for token in control_tokens if len(token) > 1), key=len, reverse=True)
         self._picture = picture
         self._max_prompt_tokens = max_prompt_tokens
         self._system_prompt: SystemPrompt = system_prompt
@@ -100,9 +98,7 @@ class PromptBuilder:
             for turn in turns
         ]
         for dropped in range(len(turns)):
-            texts = render(
-                self._template, turns[dropped:], has_image=has_image, system_prompt=self._system_prompt
-            )
+            texts = render(self._template, turns[dropped:], has_image=has_image, system_prompt=self._system_prompt)
             ids = encode(self._tokenizer, texts, self._picture.token_id if has_image else None)
             length = len(ids) + (self._picture.tokens - 1 if has_image else 0)
             if length <= self._max_prompt_tokens:

@@ -5,8 +5,9 @@ PyPI's torchvision is built for CUDA. Beside a torch without CUDA its compiled o
 Declaring their schemas first is enough: its Python transforms, all that vLLM and transformers use, then work.
 Where torch has CUDA the real operators load, and nothing is done here.
 
-vLLM runs `register` in each of its processes (server, engine core, workers, model inspection): it is a
-`vllm.general_plugins` entry point.
+It must happen before the first import of torchvision: `startup/sitecustomize` sees to that in every process
+that vLLM starts, and `server` in this one. Under another launcher vLLM runs `register` in each of its
+processes (server, engine core, workers, model inspection): it is a `vllm.general_plugins` entry point.
 """
 
 from typing import Any

@@ -3,7 +3,7 @@
 | type | data |
 |---|---|
 | `job.queued` | `stage` |
-| `job.started` | `stage`, `attempt`, `worker`; a second one for a stage means that a worker was lost: forget its deltas |
+| `job.started` | `stage`, `attempt`, `worker`; a second one per stage: a worker was lost, forget its deltas |
 | `prompt.delta` | `text`: the next characters of the generation prompt, nothing else |
 | `prompt.completed` | `prompt`: a `GenerationPrompt` |
 | `job.awaiting_approval` | – |

@@ -8,7 +8,7 @@ import re
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
 
 MAX_INSTRUCTION_CHARS = 8_000  # about 2,000 tokens, LLMGA's context (LLMGA.md §1.7)
 MAX_STEPS = 150
@@ -102,21 +102,29 @@ def _checked_size(size: str) -> str:
     return size
 
 
-def meaningful(text: str) -> str:
-    """Return a text that a person wrote, if it says something.
-
-    Raises:
-        ValueError: it is blank, or holds a NUL character.
-    """
-    if not text.strip():
-        raise ValueError("must contain at least one character that is not white space")
+def _without_nul(text: str) -> str:
     if "\x00" in text:
         raise ValueError("must not contain the NUL character")
     return text
 
 
+def meaningful(text: str) -> str:
+    """Return a text that a person wrote, if it says something.
+
+    Raises:
+        ValueError: nothing in it can be seen, or it holds a NUL character.
+    """
+    if not any(character.isprintable() and not character.isspace() for character in text):
+        raise ValueError("must contain at least one visible character")
+    return _without_nul(text)
+
+
 Size = Annotated[str, AfterValidator(_checked_size), Field(examples=["512x512"])]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Words = Annotated[str, Field(max_length=MAX_INSTRUCTION_CHARS)]
+# Strict: neither "3" nor true is a number, and "yes" is no truth value, whoever might mean one.
+Count = Annotated[int, Strict()]
+Finite = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Flag = Annotated[bool, Strict()]
 
 
 class GenerationRequest(BaseModel):
@@ -125,32 +133,26 @@ class GenerationRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: Task = Task.TEXT_TO_IMAGE
-    instruction: Annotated[str, AfterValidator(meaningful)] = Field(
-        min_length=1,
-        max_length=MAX_INSTRUCTION_CHARS,
+    # The bound comes before the look at the text: a megabyte of blanks is not searched for something visible.
+    instruction: Annotated[Words, Field(min_length=1), AfterValidator(meaningful)] = Field(
         description="What you want, in your own words; English or Chinese.",
         examples=["draw a snowman at night"],
     )
     prompt_mode: PromptMode = Field(
         default=PromptMode.REFINE,
-        description="`refine`: the language model writes the generation prompt. `verbatim`: the instruction is used as it is.",
+        description="`refine`: the language model writes the generation prompt. "
+        "`verbatim`: the instruction is used as it is.",
     )
-    approve: bool = Field(
+    approve: Flag = Field(
         default=False,
         description="Hold the job after the prompt is written, until it is approved (or edited) or canceled.",
     )
-    negative_prompt: str = Field(default="", max_length=MAX_INSTRUCTION_CHARS)
-    model: str | None = Field(
-        default=None, min_length=1, max_length=128, description="Diffusion model by name."
-    )
-    size: Size | None = Field(
-        default=None, description="`WIDTHxHEIGHT` in pixels; the model's own size if left out."
-    )
-    n: int = Field(default=1, ge=1, le=MAX_IMAGES, description="Pictures; the i-th is made with `seed + i`.")
-    seed: int | None = Field(
-        default=None, ge=0, le=MAX_SEED - MAX_IMAGES, description="Drawn at random if left out."
-    )
-    num_inference_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
+    negative_prompt: Annotated[Words, AfterValidator(_without_nul)] = ""
+    model: str | None = Field(default=None, min_length=1, max_length=128, description="Diffusion model by name.")
+    size: Size | None = Field(default=None, description="`WIDTHxHEIGHT` in pixels; the model's own size if left out.")
+    n: Count = Field(default=1, ge=1, le=MAX_IMAGES, description="Pictures; the i-th is made with `seed + i`.")
+    seed: Count | None = Field(default=None, ge=0, le=MAX_SEED - MAX_IMAGES, description="Drawn at random if left out.")
+    num_inference_steps: Count | None = Field(default=None, ge=1, le=MAX_STEPS)
     guidance_scale: Finite | None = Field(default=None, ge=0, le=30)
     scheduler: Scheduler | None = None
     prompt_encoding: PromptEncoding = PromptEncoding.LLMGA
@@ -161,7 +163,7 @@ class GenerationRequest(BaseModel):
         le=MAX_DEADLINE_S,
         description="Do not start this job later than this many seconds from now.",
     )
-    deterministic: bool = Field(
+    deterministic: Flag = Field(
         default=True, description="The same request gives the same bytes whoever shares the batch."
     )
     output_format: OutputFormat = OutputFormat.PNG
@@ -169,9 +171,7 @@ class GenerationRequest(BaseModel):
     @model_validator(mode="after")
     def _stages_make_sense(self) -> Self:
         if self.task is Task.PROMPT and self.prompt_mode is PromptMode.VERBATIM:
-            raise ValueError(
-                "task 'prompt' asks the language model to write a prompt; it cannot be 'verbatim'"
-            )
+            raise ValueError("task 'prompt' asks the language model to write a prompt; it cannot be 'verbatim'")
         if self.task is Task.PROMPT and self.approve:
             raise ValueError("task 'prompt' ends when the prompt is written; there is nothing to approve")
         if self.approve and self.prompt_mode is PromptMode.VERBATIM:

@@ -38,12 +38,8 @@ class GenerationPrompt(BaseModel):
     text: str
     source: Literal["mllm", "verbatim", "edited"]
     model: str | None = Field(default=None, description="The language model that wrote it.")
-    finish_reason: str | None = Field(
-        default=None, description="Why the language model stopped: `stop` or `length`."
-    )
-    completion_tokens: int | None = Field(
-        default=None, description="Tokens that the language model generated."
-    )
+    finish_reason: str | None = Field(default=None, description="Why the language model stopped: `stop` or `length`.")
+    completion_tokens: int | None = Field(default=None, description="Tokens that the language model generated.")
     fallback: str | None = Field(
         default=None,
         description="Set when the answer held no `<gen_image>` pair: which rule made the prompt from it.",
@@ -51,9 +47,7 @@ class GenerationPrompt(BaseModel):
     prompt_tokens: int | None = Field(
         default=None, description="Tokens of the text encoder's tokenizer, when rendered."
     )
-    truncated_tokens: int | None = Field(
-        default=None, description="How many of those did not fit the text encoder."
-    )
+    truncated_tokens: int | None = Field(default=None, description="How many of those did not fit the text encoder.")
 
 
 class ImageResult(BaseModel):
@@ -87,9 +81,7 @@ class QueuePosition(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     position: int = Field(ge=0, description="Jobs of the same stage that were queued earlier.")
-    eta_s: float | None = Field(
-        default=None, description="Estimated wait by the measured drain rate, if there is one."
-    )
+    eta_s: float | None = Field(default=None, description="Estimated wait by the measured drain rate, if there is one.")
 
 
 class Timings(BaseModel):
@@ -116,9 +108,7 @@ class Job(BaseModel):
     attempts: int = Field(description="Times that the present stage was started.")
     created_at: float = Field(description="Unix time in seconds, by the queue's clock.")
     updated_at: float
-    request: GenerationRequest = Field(
-        description="The request with every value filled in that was left open."
-    )
+    request: GenerationRequest = Field(description="The request with every value filled in that was left open.")
     prompt: GenerationPrompt | None = None
     images: list[ImageResult] = Field(default_factory=list)
     progress: Progress | None = None

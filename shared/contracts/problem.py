@@ -26,6 +26,4 @@ class Problem(BaseModel):
     next_step: str = Field(description="What the client can do about it.")
     instance: str | None = Field(default=None, description="The request or job that met the problem.")
     errors: list[FieldProblem] = Field(default_factory=list)
-    served_models: list[str] | None = Field(
-        default=None, description="With `model_not_served`: those that are."
-    )
+    served_models: list[str] | None = Field(default=None, description="With `model_not_served`: those that are.")

@@ -26,9 +26,7 @@ class PublishedModel(BaseModel):
     stage: Literal["prompt", "render"]
     family: str = Field(description="Conversation family, or `sd15` / `sdxl`.")
     languages: tuple[Language, ...] = ("en",)
-    task: str | None = Field(
-        default=None, description="`text_to_image` or `inpaint`, for diffusion checkpoints."
-    )
+    task: str | None = Field(default=None, description="`text_to_image` or `inpaint`, for diffusion checkpoints.")
     parameters: int = Field(description="Parameters in the files, to three or four digits.")
     kept_16bit: int = Field(default=0, description="Of those, the ones that quantisation leaves in 16 bits.")
     superseded: bool = Field(default=False, description="An older release that a newer one replaces.")
@@ -98,14 +96,10 @@ PUBLISHED: tuple[PublishedModel, ...] = (
     _mllm("llmga-mistral_instruct-full-finetune", "mistral", base=7.242e9, hidden=4096, vocabulary=32_000),
     _mllm("llmga-llama3-8b-it-full-finetune", "llama3", base=8.030e9, hidden=4096, vocabulary=128_256),
     _mllm("llmga-Qwen2-0.5B-full-finetune", "qwen2", base=0.494e9, hidden=896, vocabulary=151_936, tied=True),
-    _mllm(
-        "llmga-Qwen2-1.5B-full-finetune", "qwen2", base=1.544e9, hidden=1536, vocabulary=151_936, tied=True
-    ),
+    _mllm("llmga-Qwen2-1.5B-full-finetune", "qwen2", base=1.544e9, hidden=1536, vocabulary=151_936, tied=True),
     _mllm("llmga-Qwen2-7B-full-finetune", "qwen2", base=7.616e9, hidden=3584, vocabulary=152_064),
     _mllm("llmga-Phi-3-mini-128k-full-finetune", "phi3", base=3.821e9, hidden=3072, vocabulary=32_064),
-    _mllm(
-        "llmga-gemma-2b-it-full-finetune", "gemma", base=2.506e9, hidden=2048, vocabulary=256_000, tied=True
-    ),
+    _mllm("llmga-gemma-2b-it-full-finetune", "gemma", base=2.506e9, hidden=2048, vocabulary=256_000, tied=True),
     _mllm(
         "llmga-cn-vicuna-7b-v1.5-full-finetune",
         "vicuna",

@@ -37,9 +37,7 @@ class ServedModel(BaseModel):
     scheduler: Scheduler | None = None
     schedulers: list[Scheduler] = Field(default_factory=list)
     prompt_encodings: list[PromptEncoding] = Field(default_factory=list)
-    max_prompt_tokens: int | None = Field(
-        default=None, description="Content tokens that the text encoder takes."
-    )
+    max_prompt_tokens: int | None = Field(default=None, description="Content tokens that the text encoder takes.")
 
 
 class Announcement(BaseModel):

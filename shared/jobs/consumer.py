@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from shared.contracts import Announcement, Stage
 from shared.errors import InternalError, JobError, LLMGAError, QueueUnavailable, RequestError
+from shared.jobs.cancellation import raise_if_canceled
 from shared.jobs.claim import Claim
 from shared.jobs.leases import JobCanceled, LeaseKeeper, LeaseLost
 from shared.jobs.listener import Listener
@@ -120,6 +121,7 @@ class Consumer:
 
     async def _loop(self, stop: asyncio.Event, keeper: LeaseKeeper) -> None:
         while not stop.is_set():
+            raise_if_canceled()
             self._turned_at = time.monotonic()
             self._wake.clear()
             try:
@@ -134,7 +136,8 @@ class Consumer:
                 await asyncio.sleep(PAUSE_S)
                 continue
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), POLL_S)
+                async with asyncio.timeout(POLL_S):
+                    await self._wake.wait()
 
     async def _take(self, keeper: LeaseKeeper) -> bool:
         batch_keys = None if self._batch_keys is None else self._batch_keys()
@@ -217,6 +220,7 @@ class Consumer:
 
     async def _repeat(self, action: Callable[[], Awaitable[None]], every_s: float) -> None:
         while True:
+            raise_if_canceled()
             try:
                 await action()
             except (QueueUnavailable, RedisError, OSError) as error:

@@ -8,13 +8,14 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shared.contracts import TERMINAL, Event, EventType, JobStatus
+from shared.jobs.cancellation import raise_if_canceled
 from shared.jobs.listener import Listener
 from shared.jobs.queue import JobQueue
 from shared.jobs.server import unavailable
@@ -45,7 +46,9 @@ class EventFollower:
         """Close the connection; running followers go on by looking every second."""
         await self._listener.aclose()
 
-    async def follow(self, job_id: str, after: str = START, *, idle_s: float = 15.0) -> AsyncIterator[Event | None]:
+    async def follow(
+        self, job_id: str, after: str = START, *, idle_s: float = 15.0
+    ) -> AsyncGenerator[Event | None, None]:
         """Yield the events after the one named, and None after each `idle_s` of silence.
 
         Ends after the terminal event; also when the job is gone, or when nothing can follow `after`.
@@ -64,6 +67,7 @@ class EventFollower:
             silent_since = loop.time()
             look_at_record = True  # at the start and when messages stay away
             while True:
+                raise_if_canceled()
                 news.clear()
                 page = await self._page(job_id, after)
                 for event in page or ():
@@ -82,7 +86,8 @@ class EventFollower:
                     yield None
                 rest_s = min(POLL_S, max(0.01, silent_since + idle_s - loop.time()))
                 try:
-                    await asyncio.wait_for(news.wait(), rest_s)
+                    async with asyncio.timeout(rest_s):
+                        await news.wait()
                     look_at_record = False
                 except TimeoutError:
                     look_at_record = True
@@ -106,6 +111,7 @@ class EventFollower:
         await self._listener.subscribe(channel, tell)
         try:
             while True:
+                raise_if_canceled()
                 news.clear()
                 if await self._status(job_id) in _RESTING:
                     return True
@@ -113,7 +119,8 @@ class EventFollower:
                 if rest_s <= 0:
                     return False
                 try:
-                    await asyncio.wait_for(news.wait(), min(POLL_S, rest_s))
+                    async with asyncio.timeout(min(POLL_S, rest_s)):
+                        await news.wait()
                 except TimeoutError:
                     continue
         finally:

@@ -13,6 +13,8 @@ from typing import Any, cast
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from shared.jobs.cancellation import raise_if_canceled
+
 logger = logging.getLogger("llmga.jobs")
 
 POLL_S = 1.0  # longest wait for a message; below every socket timeout
@@ -70,8 +72,7 @@ class Listener:
         self._callbacks.clear()
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
             self._task = None
 
     async def _ask(self) -> None:
@@ -87,6 +88,7 @@ class Listener:
         idle_since = loop.time()
         try:
             while True:
+                raise_if_canceled()
                 if self._callbacks:
                     idle_since = loop.time()
                 elif loop.time() - idle_since > LINGER_S:

@@ -70,14 +70,21 @@ async def connect(settings: RedisSettings, *, wait_s: float = 30.0) -> Redis:
         try:
             await cast(Any, client.ping())
             return client
-        except (AuthenticationError, AuthorizationError) as error:
-            await client.aclose()
-            raise QueueUnavailable("The queue's server refused the credentials.", retry_after_s=30) from error
         except (RedisError, OSError) as error:
+            if _is_refusal(error):
+                await client.aclose()
+                raise QueueUnavailable("The queue's server refused the credentials.", retry_after_s=30) from error
             if loop.time() >= end:
                 await client.aclose()
                 raise QueueUnavailable("The queue's server does not answer.", retry_after_s=5) from error
         await asyncio.sleep(CONNECT_PAUSE_S)
+
+
+def _is_refusal(error: Exception) -> bool:
+    # The client reports most refusals as a plain ConnectionError that carries the server's text.
+    return isinstance(error, AuthenticationError | AuthorizationError) or any(
+        words in str(error) for words in ("username-password", "Authentication required")
+    )
 
 
 async def check_server(redis: Redis, settings: RedisSettings) -> None:

@@ -92,7 +92,7 @@ def _to_srgb(color: Image.Image, profile: object) -> Image.Image:
             mode = _PROFILE_MODES.get(source.profile.xcolor_space)
             if mode == "L" and color.mode == "RGB":
                 color = color.convert("L")  # gray pixels with transparency came as RGB
-            if mode == color.mode and not _is_srgb(source):
+            if mode == color.mode:
                 target = ImageCms.createProfile("sRGB")
                 converted = ImageCms.profileToProfile(color, source, target, outputMode="RGB")
                 if converted is not None:
@@ -100,9 +100,3 @@ def _to_srgb(color: Image.Image, profile: object) -> Image.Image:
         except Exception as error:
             _log.info("a color profile was ignored", exc_info=error)
     return color.convert("RGB")
-
-
-def _is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
-    # Converting sRGB to sRGB would only add rounding.
-    description = profile.profile.profile_description or ""
-    return description.startswith("sRGB")

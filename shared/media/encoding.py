@@ -27,9 +27,7 @@ _ASCII = b"ASCII\x00\x00\x00"  # EXIF 3.0 §4.6.6: the comment's character code
 _MAX_COMMENT_BYTES = 64_000  # a JPEG segment holds 65,533
 
 
-def encode_image(
-    pixels: npt.NDArray[np.uint8], output_format: OutputFormat, text: Mapping[str, str]
-) -> bytes:
+def encode_image(pixels: npt.NDArray[np.uint8], output_format: OutputFormat, text: Mapping[str, str]) -> bytes:
     """Encode pixels (height, width, 3), uint8 sRGB, as a file that carries `text`.
 
     PNG has one text chunk per entry; JPEG and WebP have one JSON object in the EXIF user comment, which in a
@@ -49,9 +47,7 @@ def encode_image(
     file = io.BytesIO()
     picture = Image.fromarray(pixels)
     if output_format is OutputFormat.JPEG:
-        picture.save(
-            file, "JPEG", quality=_JPEG_QUALITY, subsampling="4:4:4", exif=_exif(text, _MAX_COMMENT_BYTES)
-        )
+        picture.save(file, "JPEG", quality=_JPEG_QUALITY, subsampling="4:4:4", exif=_exif(text, _MAX_COMMENT_BYTES))
     else:
         picture.save(file, "WEBP", quality=_WEBP_QUALITY, method=_WEBP_METHOD, exif=_exif(text, None))
     return file.getvalue()
@@ -71,11 +67,7 @@ def read_text(data: bytes) -> dict[str, str]:
         texts = json.loads(bytes(comment).removeprefix(_ASCII))
     except Exception:  # no comment, or one of somebody else's
         return {}
-    return (
-        {key: value for key, value in texts.items() if isinstance(value, str)}
-        if isinstance(texts, dict)
-        else {}
-    )
+    return {key: value for key, value in texts.items() if isinstance(value, str)} if isinstance(texts, dict) else {}
 
 
 def _png(pixels: npt.NDArray[np.uint8], text: Mapping[str, str]) -> bytes:
@@ -93,9 +85,7 @@ def _png(pixels: npt.NDArray[np.uint8], text: Mapping[str, str]) -> bytes:
         if value.isascii() and "\x00" not in value:
             parts.append(_chunk(b"tEXt", key.encode() + b"\x00" + value.encode()))
         else:  # keyword, not compressed, no language, no translated keyword
-            parts.append(
-                _chunk(b"iTXt", key.encode() + b"\x00\x00\x00\x00\x00" + value.encode("utf-8", "replace"))
-            )
+            parts.append(_chunk(b"iTXt", key.encode() + b"\x00\x00\x00\x00\x00" + value.encode("utf-8", "replace")))
     return b"".join([*parts, _chunk(b"IDAT", body), _chunk(b"IEND", b"")])
 
 

@@ -120,8 +120,13 @@ def _png(data: bytes) -> Header:
     if name != b"IHDR" or len(content) != 13:
         raise damaged(kind, "its header is missing")
     width, height = struct.unpack_from(">II", content)
+    needs_palette = content[9] == 3
     frames = 1
     for name, content in chunks:
+        if name == b"PLTE":
+            needs_palette = False
+        if name == b"IDAT" and needs_palette:
+            raise damaged(kind, "its palette is missing")
         if name == b"acTL" and len(content) == 8:
             frames = max(1, struct.unpack_from(">I", content)[0])
         if name == b"IEND":

@@ -94,18 +94,19 @@ def _text_encoder(vocabulary: dict[str, int]) -> Any:
         pad_token_id=vocabulary[END],
         initializer_factor=4.0,  # wide enough that the pictures of two prompts differ
     )
-    return CLIPTextModel(config).eval()
+    text_encoder = CLIPTextModel(config).eval()
+    # A fresh layer norm makes every token's mean zero, but weighted prompts are rescaled by their mean.
+    torch.nn.init.normal_(text_encoder.final_layer_norm.weight, mean=1.0, std=0.2)
+    torch.nn.init.normal_(text_encoder.final_layer_norm.bias, mean=0.1, std=0.2)
+    return text_encoder
 
 
 def _write_text_encoder(folder: Path, text_encoder: Any) -> None:
     text_encoder.config.architectures = ["CLIPTextModel"]
     text_encoder.config.save_pretrained(folder)
-    prefix = (
-        "text_model."  # in the published files; transformers 5 writes the names without it, and reads both
-    )
+    prefix = "text_model."  # in the published files; transformers 5 writes the names without it, and reads both
     tensors = {
-        prefix + name.removeprefix(prefix): tensor.contiguous()
-        for name, tensor in text_encoder.state_dict().items()
+        prefix + name.removeprefix(prefix): tensor.contiguous() for name, tensor in text_encoder.state_dict().items()
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 

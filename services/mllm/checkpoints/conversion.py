@@ -88,9 +88,7 @@ def hf_name(name: str) -> str:
     return f"language_model.{name}"
 
 
-def convert(
-    source: Path, target: Path, *, name: str | None = None, progress: Progress = lambda _: None
-) -> Facts:
+def convert(source: Path, target: Path, *, name: str | None = None, progress: Progress = lambda _: None) -> Facts:
     """Convert a published checkpoint; a target that already holds this conversion is left as it is.
 
     Raises:
@@ -102,9 +100,7 @@ def convert(
     return convert_published(published, target, digest, progress=progress)
 
 
-def convert_published(
-    published: Published, target: Path, digest: str, *, progress: Progress = lambda _: None
-) -> Facts:
+def convert_published(published: Published, target: Path, digest: str, *, progress: Progress = lambda _: None) -> Facts:
     """Convert a checkpoint that was opened, and whose fingerprint is known."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(target.parent):
@@ -158,11 +154,7 @@ def _write_weights(published: Published, folder: Path, progress: Progress) -> li
             progress(f"copying tensors, {min(done_bytes * 10 // all_bytes, 10) * 10} %")
 
     for number, (_, tensors) in enumerate(sorted(by_shard.items()), start=1):
-        file = (
-            "model.safetensors"
-            if len(by_shard) == 1
-            else f"model-{number:05d}-of-{len(by_shard):05d}.safetensors"
-        )
+        file = "model.safetensors" if len(by_shard) == 1 else f"model-{number:05d}-of-{len(by_shard):05d}.safetensors"
         entries = [_entry(published, tensor) for tensor in tensors]
         scaled += [entry.name for entry in entries if entry.values is not None]
         weight_map |= {entry.name: file for entry in entries}
@@ -173,9 +165,7 @@ def _write_weights(published: Published, folder: Path, progress: Progress) -> li
         if {(entry.name, entry.dtype, entry.source.shape) for entry in entries} != {
             (tensor.name, tensor.dtype, tensor.shape) for tensor in written.values()
         }:
-            raise CheckpointError(
-                folder / file, "it does not hold what was to be written", "Delete the folder."
-            )
+            raise CheckpointError(folder / file, "it does not hold what was to be written", "Delete the folder.")
     if len(by_shard) > 1:
         index = {"metadata": {"total_size": total_bytes(published.tensors)}, "weight_map": weight_map}
         _write_json(folder / "model.safetensors.index.json", index)
@@ -265,15 +255,9 @@ def _generation_config(published: Published) -> dict[str, Any]:
     config = read_json(path) if path.is_file() else {}
     stored = config.get("eos_token_id")
     ids = set(stored if isinstance(stored, list) else [] if stored is None else [stored])
-    ids |= {
-        published.tokens[token] for token in TEMPLATES[published.family].stop if token in published.tokens
-    }
-    if not ids or not all(
-        type(value) is int and 0 <= value < published.config["vocab_size"] for value in ids
-    ):
-        raise CheckpointError(
-            path, "eos_token_id names no token", "Use the published generation_config.json."
-        )
+    ids |= {published.tokens[token] for token in TEMPLATES[published.family].stop if token in published.tokens}
+    if not ids or not all(type(value) is int and 0 <= value < published.config["vocab_size"] for value in ids):
+        raise CheckpointError(path, "eos_token_id names no token", "Use the published generation_config.json.")
     return {**config, "eos_token_id": sorted(ids)}
 
 

@@ -14,6 +14,4 @@ class CheckpointError(Exception):
 
 
 DOWNLOAD_AGAIN = "Download the file again and compare its SHA-256 with the hub's."
-USE_SAFETENSORS = (
-    "Use a checkpoint in safetensors format: pickles can run code when they are read, so none is."
-)
+USE_SAFETENSORS = "Use a checkpoint in safetensors format: pickles can run code when they are read, so none is."

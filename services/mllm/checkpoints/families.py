@@ -86,9 +86,7 @@ def integer(path: Path, config: Mapping[str, Any], name: str, default: int | Non
     if value is None and default is not None:
         return default
     if type(value) is not int or not 1 <= value <= _LIMITS.get(name, 1_000_000):
-        raise CheckpointError(
-            path, f"{name} is {str(value)[:40]!r}, which is no sensible number", SEE_PUBLISHED
-        )
+        raise CheckpointError(path, f"{name} is {str(value)[:40]!r}, which is no sensible number", SEE_PUBLISHED)
     return value
 
 
@@ -113,9 +111,7 @@ def is_tied(path: Path, architecture: Architecture, config: Mapping[str, Any]) -
     return value
 
 
-def language_model_shapes(
-    path: Path, architecture: Architecture, config: Mapping[str, Any]
-) -> dict[str, Shape]:
+def language_model_shapes(path: Path, architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Shape]:
     """Return the published names and shapes of the language model's tensors.
 
     Raises:

@@ -186,9 +186,7 @@ def _check_multimodal(path: Path, config: Mapping[str, Any]) -> None:
         if found != value:
             raise CheckpointError(path, f"{name} is {str(found)[:40]!r} and not {value!r}", SEE_PUBLISHED)
     if not isinstance(config.get("mm_vision_tower"), str):
-        raise CheckpointError(
-            path, "mm_vision_tower is missing: this is no multimodal checkpoint", SEE_PUBLISHED
-        )
+        raise CheckpointError(path, "mm_vision_tower is missing: this is no multimodal checkpoint", SEE_PUBLISHED)
 
 
 def _projector_shapes(path: Path, config: Mapping[str, Any], tower: Tower) -> dict[str, tuple[int, ...]]:
@@ -217,13 +215,9 @@ def _shards(folder: Path) -> list[Path]:
     shards = []
     for name in sorted(set(_weight_map(index).values())):
         if not name.endswith(".safetensors") or Path(name).name != name:
-            raise CheckpointError(
-                index, f"it names {name[:80]!r}, which is no file of this folder", DOWNLOAD_AGAIN
-            )
+            raise CheckpointError(index, f"it names {name[:80]!r}, which is no file of this folder", DOWNLOAD_AGAIN)
         if not (folder / name).is_file():
-            raise CheckpointError(
-                folder / name, "the index names it and it is missing", "Download the missing file."
-            )
+            raise CheckpointError(folder / name, "the index names it and it is missing", "Download the missing file.")
         shards.append(folder / name)
     return shards
 
@@ -260,8 +254,7 @@ def _account(
             if tensor.shape != expected[key]:
                 raise CheckpointError(
                     tensor.path,
-                    f"tensor {key!r} has shape {list(tensor.shape)}, "
-                    f"the configuration asks for {list(expected[key])}",
+                    f"tensor {key!r} has shape {list(tensor.shape)}, the configuration asks for {list(expected[key])}",
                     SEE_PUBLISHED,
                 )
             continue

@@ -60,9 +60,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
     if not isinstance(header, dict):
         raise CheckpointError(path, "its header is not a JSON object", DOWNLOAD_AGAIN)
     data_start = 8 + header_bytes
-    tensors = [
-        _tensor(path, name, entry, data_start) for name, entry in header.items() if name != "__metadata__"
-    ]
+    tensors = [_tensor(path, name, entry, data_start) for name, entry in header.items() if name != "__metadata__"]
     tensors.sort(key=lambda tensor: tensor.offset)
     position = data_start
     for tensor in tensors:
@@ -72,9 +70,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
             )
         position += tensor.size_bytes
     if position != file_bytes:
-        raise CheckpointError(
-            path, f"it has {file_bytes} bytes where its header asks for {position}", DOWNLOAD_AGAIN
-        )
+        raise CheckpointError(path, f"it has {file_bytes} bytes where its header asks for {position}", DOWNLOAD_AGAIN)
     return {tensor.name: tensor for tensor in tensors}
 
 
@@ -93,9 +89,7 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int) -> Tensor:
             f"Use a checkpoint in one of {', '.join(DTYPE_BYTES)}; quantisation is chosen when serving.",
         )
     if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
-        raise CheckpointError(
-            path, f"tensor {name!r} has not as many bytes as its shape says", DOWNLOAD_AGAIN
-        )
+        raise CheckpointError(path, f"tensor {name!r} has not as many bytes as its shape says", DOWNLOAD_AGAIN)
     return Tensor(name, dtype, tuple(shape), path, data_start + begin, end - begin)
 
 
@@ -130,9 +124,7 @@ class Entry:
         return self.source.size_bytes if self.values is None else self.values.nbytes
 
 
-def write_file(
-    path: Path, entries: Iterable[Entry], *, copied: Callable[[int], None] = lambda _: None
-) -> None:
+def write_file(path: Path, entries: Iterable[Entry], *, copied: Callable[[int], None] = lambda _: None) -> None:
     """Write a safetensors file and put it on the disk; `copied` is told the bytes written since it was last
     called."""
     entries = list(entries)
@@ -160,9 +152,7 @@ def write_file(
                 while left:
                     block = source.read(min(COPY_BYTES, left))
                     if not block:
-                        raise CheckpointError(
-                            entry.source.path, "it became shorter while it was read", DOWNLOAD_AGAIN
-                        )
+                        raise CheckpointError(entry.source.path, "it became shorter while it was read", DOWNLOAD_AGAIN)
                     target.write(block)
                     copied(len(block))
                     left -= len(block)

@@ -39,8 +39,7 @@ _NUMBERS = (
     "patch_size",
 )
 _REMEDY = (
-    "Put the tower's own config.json (CLIPVisionModel) there, "
-    "or remove the folder to use CLIP ViT-L/14 at 336 px."
+    "Put the tower's own config.json (CLIPVisionModel) there, or remove the folder to use CLIP ViT-L/14 at 336 px."
 )
 
 
@@ -58,9 +57,7 @@ class Tower:
 
     def shapes(self) -> dict[str, Shape]:
         """Return names and shapes of the tensors below `vision_model.`."""
-        hidden, inner, patch = (
-            self.config[name] for name in ("hidden_size", "intermediate_size", "patch_size")
-        )
+        hidden, inner, patch = (self.config[name] for name in ("hidden_size", "intermediate_size", "patch_size"))
         shapes: dict[str, Shape] = {
             "embeddings.class_embedding": (hidden,),
             "embeddings.patch_embedding.weight": (hidden, 3, patch, patch),

@@ -9,7 +9,7 @@ import torch
 from services.diffusion.engine import Engine
 from services.diffusion.loading import LoadedModel
 from services.diffusion.requests import RenderRequest
-from services.diffusion.stages import NotFinite
+from services.diffusion.stages import NotFinite, Pixels, decode_latents
 from shared.contracts import Scheduler
 from shared.contracts.generation import PromptEncoding
 from shared.errors import RenderFailed
@@ -96,15 +96,12 @@ async def test_a_solver_that_fails_ends_its_own_request_only(engine: Engine, mod
 async def test_a_picture_that_decodes_to_nan_fails_alone(
     engine: Engine, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from services.diffusion import engine as engine_module
-
-    real = engine_module.decode_latents
     spoiled = request_for(model, seed=1)
 
-    def decode(latents: torch.Tensor, of: LoadedModel) -> object:
-        return real(latents * torch.nan if latents is spoiled.latents else latents, of)
+    def decode(latents: torch.Tensor, of: LoadedModel) -> Pixels:
+        return decode_latents(latents * torch.nan if latents is spoiled.latents else latents, of)
 
-    monkeypatch.setattr(engine_module, "decode_latents", decode)
+    monkeypatch.setattr("services.diffusion.engine.decode_latents", decode)
     bad, good = engine.submit(spoiled), engine.submit(request_for(model, seed=2))
     with pytest.raises(RenderFailed) as caught:
         await result(bad)

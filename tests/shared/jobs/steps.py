@@ -9,7 +9,6 @@ from typing import Any, cast
 from redis.asyncio import Redis
 
 from shared.contracts import (
-    Event,
     GenerationPrompt,
     GenerationRequest,
     ImageResult,
@@ -18,7 +17,7 @@ from shared.contracts import (
     PromptMode,
     Stage,
 )
-from shared.jobs import DEFAULT_TENANT, Claim, EventFollower, JobQueue
+from shared.jobs import DEFAULT_TENANT, Claim, JobQueue
 from shared.settings import QueueSettings
 
 PATIENCE_S = 60.0  # for a condition on a machine that is busy with other things
@@ -79,14 +78,6 @@ async def claimed_ids(queue: JobQueue, count: int, **options: Any) -> list[str]:
         ids.append(taken.job.id)
         await taken.finish([])
     return ids
-
-
-async def events_of(queue: JobQueue, job_id: str) -> list[Event]:
-    """Return the events of a job that has ended."""
-    follower = EventFollower(queue.redis, queue)
-    events = [event async for event in follower.follow(job_id) if event is not None]
-    await follower.aclose()
-    return events
 
 
 async def stored_events(queue: JobQueue, job_id: str) -> list[str]:

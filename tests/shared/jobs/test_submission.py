@@ -1,5 +1,7 @@
 """Submitting, reading, canceling and approving: the gateway's side of the queue."""
 
+from typing import Any
+
 import pytest
 
 from shared.contracts import GenerationRequest, JobStatus, Lane, PromptMode, Stage, Task
@@ -260,7 +262,7 @@ async def test_ended_job_is_not_changed_by_cancel(queue: JobQueue) -> None:
     assert (await stored_events(queue, "j1"))[-1] == "job.succeeded"
 
 
-async def held(queue: JobQueue, **fields: float) -> None:
+async def held(queue: JobQueue, **fields: Any) -> None:
     """Bring job `j1` to where it waits for approval."""
     await submit(queue, "j1", stage=Stage.PROMPT, approve=True, **fields)
     await (await claim(queue, Stage.PROMPT)).advance(prompt("what was written"))

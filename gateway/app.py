@@ -1,0 +1,61 @@
+"""The application: layers, routes, and what is opened and closed with them."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+from starlette.responses import Response
+
+from gateway import openapi, problems
+from gateway.backend import open_backend
+from gateway.body_limit import BodyLimit
+from gateway.drain import Drain
+from gateway.edge import Edge
+from gateway.routes import generations, health, images, jobs, models
+from shared.errors import LLMGAError
+from shared.jobs import UnfitServer
+from shared.settings import Settings, SettingsError
+
+
+def create_app(settings: Settings, drain: Drain | None = None) -> FastAPI:
+    """Return the gateway's app; nothing is opened before its lifespan starts.
+
+    `drain` is begun by whoever ends the process, so that streams end in time.
+    """
+    draining = drain or Drain()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            try:
+                app.state.backend = await stack.enter_async_context(open_backend(settings, draining))
+            except (SettingsError, UnfitServer, LLMGAError) as error:
+                app.state.start_failure = error
+                raise
+            yield
+
+    app = FastAPI(
+        title="LLMGA Serve",
+        version=_version(),
+        lifespan=lifespan,
+        default_response_class=Response,
+        docs_url=None,  # the interactive pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.start_failure = None
+    problems.install(app)
+    openapi.install(app)
+    for room in (generations, jobs, images, models, health):
+        app.include_router(room.router)
+    app.add_middleware(BodyLimit, max_bytes=settings.gateway.max_body_bytes)
+    app.add_middleware(Edge)  # the outermost
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("llmga-serve")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0"

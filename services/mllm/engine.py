@@ -1,0 +1,92 @@
+"""vLLM as the engine: token ids in, pieces of text out. One of the few files that touch vLLM."""
+
+import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from vllm import SamplingParams
+from vllm.engine.protocol import EngineClient
+from vllm.inputs import TokensPrompt
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from services.mllm.checkpoints import Facts
+from services.mllm.conversation import TEMPLATES
+from services.mllm.tokenization import Picture, PromptBuilder
+from services.mllm.writing import Piece, PromptWriter, Sampling
+from shared.errors import InternalError
+from shared.settings import MLLMSettings
+
+# Spelled as a marker: `<|im_end|>`, `</s>`, `[INST]`. Some families do not flag all of theirs as special.
+_MARKER = re.compile(r"<[^\s<>]+>|\[[^\s\[\]]+\]")
+
+
+class EngineDied(InternalError):
+    """vLLM's engine process is gone; this process has to end too."""
+
+
+class VLLMEngine:
+    """The server's own engine client."""
+
+    def __init__(self, client: EngineClient) -> None:
+        self._client = client
+        # top_k, top_p and the like of the checkpoint's generation_config.json
+        self._defaults: dict[str, Any] = client.model_config.get_diff_sampling_param()
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the engine process is gone."""
+        return bool(self._client.errored)
+
+    async def generate(
+        self, token_ids: list[int], sampling: Sampling, *, request_id: str, priority: int
+    ) -> AsyncGenerator[Piece, None]:
+        """Yield pieces until the answer ends; closing the generator aborts the request in vLLM.
+
+        Raises:
+            EngineDied: the engine process is gone.
+        """
+        options = {**self._defaults, "max_tokens": sampling.max_tokens, "temperature": sampling.temperature}
+        if sampling.top_p is not None:
+            options["top_p"] = sampling.top_p
+        params = SamplingParams(
+            **options, seed=sampling.seed, logprobs=sampling.logprobs, output_kind=RequestOutputKind.DELTA
+        )
+        prompt = TokensPrompt(prompt_token_ids=token_ids)
+        outputs = self._client.generate(prompt, params, request_id, priority=priority)
+        try:
+            async with aclosing(outputs):
+                async for output in outputs:
+                    (answer,) = output.outputs
+                    yield Piece(
+                        text=answer.text,
+                        token_ids=list(answer.token_ids),
+                        finish_reason=answer.finish_reason,
+                        logprobs=[
+                            {token: value.logprob for token, value in position.items()}
+                            for position in answer.logprobs or ()
+                        ],
+                    )
+        except EngineDeadError as error:
+            raise EngineDied("The language model stopped.") from error
+
+
+def prompt_writer(client: EngineClient, facts: Facts, settings: MLLMSettings, *, model: str) -> PromptWriter:
+    """Return the writer for a converted checkpoint that the server has loaded."""
+    tokenizer = client.renderer.get_tokenizer()
+    max_model_len = int(client.model_config.max_model_len)
+    builder = PromptBuilder(
+        tokenizer,
+        TEMPLATES[facts.family],
+        control_tokens=[
+            added.content
+            for added in tokenizer.added_tokens_decoder.values()
+            if added.special or _MARKER.fullmatch(added.content)
+        ],
+        picture=Picture(facts.image_token_id, facts.image_tokens),
+        # Room for an answer of the usual length; at least half of the context is for the conversation.
+        max_prompt_tokens=max(max_model_len - settings.max_tokens, max_model_len // 2),
+        system_prompt=settings.system_prompt,
+    )
+    return PromptWriter(VLLMEngine(client), builder, model=model, max_model_len=max_model_len)

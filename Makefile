@@ -6,6 +6,8 @@ BIN := .venv/bin
 READY = @test -n "$(PYTHON)" || { echo "error: no Python found; install Python 3.11"; exit 1; }; \
 	$(PYTHON) requirements/bootstrap.py
 PORT ?= 8080
+# Several processes share the cores: threads that wait must not spin.
+export OMP_WAIT_POLICY ?= PASSIVE
 ARGS ?=
 
 .DEFAULT_GOAL := help

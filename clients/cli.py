@@ -169,8 +169,11 @@ def _generate(options: argparse.Namespace) -> int:
         }
         request = GenerationRequest.model_validate({key: value for key, value in wishes.items() if value is not None})
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc'])) or 'request'}: {fault['msg']}" for fault in error.errors()]
-        complain("; ".join(faults), "Correct the command line; `llmga generate --help` lists the options.")
+        faults = [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors()]
+        text = "; ".join(f"{where}: {what}".removeprefix(": ") for where, what in faults)
+        complain(
+            text.replace("Value error, ", ""), "Correct the command line; `llmga generate --help` lists the options."
+        )
         return BAD_USAGE
     except ValueError as error:
         complain(str(error), "Choose another file name.")

@@ -12,10 +12,10 @@ class Approval(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    prompt: Annotated[str, AfterValidator(meaningful)] | None = Field(
-        default=None,
-        min_length=1,
-        max_length=MAX_INSTRUCTION_CHARS,
-        description="The prompt to render instead; the language model's own if left out.",
-        examples=["a snowman at night, falling snow, blue light"],
+    prompt: Annotated[str, Field(min_length=1, max_length=MAX_INSTRUCTION_CHARS), AfterValidator(meaningful)] | None = (
+        Field(
+            default=None,
+            description="The prompt to render instead; the language model's own if left out.",
+            examples=["a snowman at night, falling snow, blue light"],
+        )
     )

@@ -1,20 +1,17 @@
 """What the routes work with, opened at start-up and closed at the end."""
 
-import asyncio
-import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from starlette.requests import Request
 
 from gateway.drain import Drain
 from gateway.fleet import Fleet
+from gateway.tasks import background
 from shared.artifacts import ArtifactStore, open_store
 from shared.jobs import EventFollower, JobQueue, check_server, connect
 from shared.settings import Settings
-
-_log = logging.getLogger("llmga.gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +42,8 @@ async def open_backend(settings: Settings, drain: Drain) -> AsyncIterator[Backen
         artifacts = open_store(settings)
         fleet = Fleet(queue, artifacts)
         await fleet.look_again()
-        task = asyncio.create_task(fleet.run(), name="fleet")
-        try:
+        async with aclosing(follower), background(fleet.beat(), fleet.tend(), fleet.sweep()):
             yield Backend(settings, queue, follower, artifacts, fleet, drain)
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-            await follower.aclose()
     finally:
         await redis.aclose()
 

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.types import Receive
 
 from gateway.drain import Drain
+from gateway.tasks import end
 
 
 class Ending(Enum):
@@ -19,21 +20,19 @@ class Ending(Enum):
 
 
 async def while_connected(work: Coroutine[Any, Any, None], receive: Receive, drain: Drain) -> Ending:
-    """Run `work` to its end, or until the client leaves or this process drains; then cancel it.
-
-    The request's body must have been read: the next message of `receive` is the disconnect.
-    """
+    """Run `work` to its end, or until the client leaves or this process drains; then cancel it."""
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(receive())
-    draining = asyncio.ensure_future(drain.over.wait())
-    tasks: set[asyncio.Future[Any]] = {working, leaving, draining}
+    leaving = asyncio.ensure_future(_disconnect(receive))
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working, leaving, drain.over}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             await working  # raises what it raised
             return Ending.DONE
         return Ending.DISCONNECTED if leaving.done() else Ending.DRAINED
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(working, leaving)
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass  # what is left of the request's body

@@ -149,6 +149,7 @@ data: {"stage":"prompt","attempt":1,"worker":"gpu1-812-3fa2c1"}
 id: 1767225600270-0
 event: prompt.delta
 data: {"text":"A snowman with a"}
+
 """
 
 MODELS: dict[str, Any] = {

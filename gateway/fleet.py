@@ -1,8 +1,8 @@
-"""The gateway's view of the queue and its workers, refreshed every second by one background task.
+"""The gateway's view of the queue and its workers, refreshed every second in the background.
 
 Requests and probes read the last view, so that none of them waits for the queue's server; a request that would be
-refused because of the view asks for a new one first. The same task reaps (which also keeps the queue's gauges) and
-sweeps expired pictures.
+refused because of the view asks for a new one first. The same loop reaps, which also keeps the queue's gauges;
+another one sweeps expired pictures.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ class View:
 
 
 class Fleet:
-    """Keeps the view; `run` is the background task."""
+    """Keeps the view; `beat`, `tend` and `sweep` run beside the requests."""
 
     def __init__(self, queue: JobQueue, artifacts: ArtifactStore) -> None:
         self._queue = queue
@@ -72,19 +72,14 @@ class Fleet:
                 self.view = View(Offers.of(await self._queue.workers()), time.monotonic())
         return self.view.offers
 
-    async def run(self) -> None:
-        """Reap, refresh and sweep until canceled; an unreachable server only makes the view old."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._beat())
-            tasks.create_task(self._tend())
-            tasks.create_task(self._sweep())
-
-    async def _beat(self) -> None:
+    async def beat(self) -> None:
+        """Show that the event loop turns, until canceled."""
         while True:
             self._beat_s = time.monotonic()
             await asyncio.sleep(REFRESH_S)
 
-    async def _tend(self) -> None:
+    async def tend(self) -> None:
+        """Reap and refresh the view until canceled; an unreachable server only makes the view old."""
         was_reachable = True
         while True:
             try:
@@ -100,7 +95,8 @@ class Fleet:
                 _log.exception("tending the queue failed")
             await asyncio.sleep(REFRESH_S)
 
-    async def _sweep(self) -> None:
+    async def sweep(self) -> None:
+        """Delete expired pictures until canceled."""
         while True:
             try:
                 await asyncio.to_thread(self._artifacts.sweep)

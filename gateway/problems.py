@@ -144,7 +144,7 @@ def _verdict(error: ErrorDetails, field: str, model: type[BaseModel] | None) -> 
             return "too_short", f"must have at least {context['min_length']} characters"
         case "finite_number":
             return "not_finite", "must be a finite number"
-        case "enum":
+        case "enum" if isinstance(error["input"], str):
             return "not_offered", f"must be one of {', '.join(_choices(field, model))}"
         case "value_error":
             return _VALIDATOR_CODES.get(field, "not_valid"), str(context["error"])

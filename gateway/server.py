@@ -12,12 +12,13 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from gateway.answers import Readiness
 from gateway.app import create_app
 from gateway.backend import Backend
 from gateway.drain import Drain
-from shared.settings import Settings
+from shared.settings import GatewaySettings, Settings
 from shared.status import StatusServer, serve_status
 
 SHUTDOWN_S = 10  # for calls that are neither streams nor waiting; after the grace of those
@@ -28,11 +29,32 @@ _log = logging.getLogger("llmga.gateway")
 
 
 class StartError(Exception):
-    """The gateway could not start; `cause` says why, if it is known."""
+    """The gateway could not start."""
 
-    def __init__(self, cause: Exception | None) -> None:
-        super().__init__("the gateway could not start" if cause is None else str(cause))
+    def __init__(self, cause: Exception | None, message: str) -> None:
+        super().__init__(message)
         self.cause = cause
+
+
+def uvicorn_config(app: ASGIApp, settings: GatewaySettings) -> uvicorn.Config:
+    """Return how uvicorn serves the gateway, and whatever is measured beside it."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        interface="asgi3",
+        log_config=None,  # shared.logs has adopted its loggers
+        access_log=False,  # metrics count requests
+        server_header=False,
+        proxy_headers=False,  # nothing here depends on who the client says it is
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+    )
 
 
 class GatewayServer(uvicorn.Server):
@@ -42,25 +64,7 @@ class GatewayServer(uvicorn.Server):
         self._settings = settings
         self._drain = Drain()
         self.app = create_app(settings, self._drain)
-        super().__init__(
-            uvicorn.Config(
-                self.app,
-                host=settings.gateway.host,
-                port=settings.gateway.port,
-                loop="uvloop",
-                http="httptools",
-                ws="none",
-                lifespan="on",
-                interface="asgi3",
-                log_config=None,  # shared.logs has adopted its loggers
-                access_log=False,  # metrics count requests
-                server_header=False,
-                proxy_headers=False,  # nothing here depends on who the client says it is
-                backlog=BACKLOG,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=SHUTDOWN_S,
-            )
-        )
+        super().__init__(uvicorn_config(self.app, settings.gateway))
         self._status: StatusServer | None = None
 
     @property
@@ -81,13 +85,24 @@ class GatewayServer(uvicorn.Server):
         return None if self._status is None else self._status.port
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the app and the listening sockets, then the metrics port."""
-        await super().startup(sockets)
-        if self.started and self._settings.gateway.metrics_port:
-            gateway = self._settings.gateway
-            self._status = serve_status(
-                gateway.metrics_port, live=self._is_live, ready=self._is_ready, host=gateway.host
-            )
+        """Start the app, the listening sockets and the metrics port.
+
+        Raises:
+            StartError: one of them could not be started.
+        """
+        gateway, host = self._settings.gateway, self._settings.metrics_host
+        try:
+            await super().startup(sockets)
+        except SystemExit:  # uvicorn's way to say so, after it has logged the reason
+            cause = self.app.state.start_failure
+            message = f"the gateway cannot listen on {gateway.host}:{gateway.port}" if cause is None else str(cause)
+            raise StartError(cause, message) from None
+        if gateway.metrics_port:
+            try:
+                self._status = serve_status(gateway.metrics_port, live=self._is_live, ready=self._is_ready, host=host)
+            except OSError as error:
+                await super().shutdown(sockets)
+                raise StartError(error, f"the metrics port cannot listen on {host}:{gateway.metrics_port}") from error
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to drain, then end as uvicorn does."""
@@ -120,5 +135,3 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.handle_exit, number, None)
     await server.serve()
-    if not server.started:
-        raise StartError(server.app.state.start_failure)

@@ -35,9 +35,7 @@ def main() -> int:
     if stamp.exists():
         return 0
     if sys.version_info[:2] != TRIED:
-        say(
-            "note: the pinned packages were tried on Python 3.11; this is {}.{}".format(*sys.version_info[:2])
-        )
+        say("note: the pinned packages were tried on Python 3.11; this is {}.{}".format(*sys.version_info[:2]))
     started = time.monotonic()
     steps = [
         ("virtual environment in .venv", make_venv),
@@ -79,10 +77,8 @@ def make_venv() -> str:
         import ensurepip  # noqa: F401  (Debian splits it off into python3-venv)
         import venv  # noqa: F401
     except ImportError:
-        return (
-            "Python's venv module is missing; on Debian and Ubuntu: apt-get install python{}.{}-venv".format(
-                *sys.version_info[:2]
-            )
+        return "Python's venv module is missing; on Debian and Ubuntu: apt-get install python{}.{}-venv".format(
+            *sys.version_info[:2]
         )
     if VENV.exists() and not is_sound():
         say("      .venv is incomplete or was made elsewhere: making it again")

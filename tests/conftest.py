@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from shared.jobs import JobQueue, connect
 from shared.settings import QueueSettings, RedisSettings
+from tests.system import system as system
 from tests.valkey import Server, forget_namespace, leaked_keys
 
 

@@ -1,4 +1,4 @@
-"""Which pair of models a local system runs: the one the user names, the trained one, or a random one made here."""
+"""Which pair of models a local system runs: the one the user names, the trained one, or a mini one made here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ def choose_pair(home: Path, settings: Mapping[str, str], *, shipped: Path = SHIP
     title = f"the trained pair {NAME}"
     if not ((shipped / "mllm" / "config.json").exists() and (shipped / "sd15" / "model_index.json").exists()):
         folder = build_into = home / "models" / "random"
-        title = "a random mini pair (it draws noise: no trained pair is in models/llmga-tiny)"
+        title = "a mini pair made here, whose pictures are noise (no trained pair is in models/llmga-tiny)"
     if has_mllm or has_diffusion:
         title = f"your own {'language' if has_mllm else 'diffusion'} model; for the other, {title}"
     return Pair(

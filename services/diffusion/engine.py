@@ -255,8 +255,6 @@ class Engine:
         try:
             answers = self._predict(batch)
         except Exception as error:
-            if is_device_lost(error):
-                raise DeviceLost from error
             if is_out_of_memory(error) and self._lower_cap(batch):
                 return  # they still wait, and the next call is smaller
             if len(batch) == 1:

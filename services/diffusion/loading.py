@@ -117,7 +117,7 @@ def _part(part_class: Any, files: CheckpointFiles, part: str, device: torch.devi
     try:
         model, report = part_class.from_pretrained(
             folder,
-            use_safetensors=False,
+            use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
             **{"dtype" if part == "text_encoder" else "torch_dtype": dtype},  # transformers' name and diffusers'

@@ -79,7 +79,9 @@ def _run(settings: Settings) -> int:
     with ExitStack() as closing:
         if port := settings.mllm.metrics_port:
             try:
-                status = serve_status(port, live=lambda: service.is_live(), ready=service.ready)
+                status = serve_status(
+                    port, live=lambda: service.is_live(), ready=service.ready, host=settings.metrics_host
+                )
             except OSError:
                 raise Refused(f"port {port} is taken: set LLMGA_MLLM__METRICS_PORT to a free one") from None
             closing.callback(status.close)

@@ -81,7 +81,7 @@ class PromptEndpoint:
         self._writer = writer
         self._settings = settings
 
-    async def __call__(self, request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
         """Answer one call."""
         request_id = f"prompt-{uuid.uuid4().hex}"
         try:

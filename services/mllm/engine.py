@@ -53,7 +53,7 @@ class VLLMEngine:
         params = SamplingParams(
             **options, seed=sampling.seed, logprobs=sampling.logprobs, output_kind=RequestOutputKind.DELTA
         )
-        prompt = TokensPrompt(prompt_token_ids=token_ids)
+        (prompt,) = await self._client.renderer.render_cmpl_async([TokensPrompt(prompt_token_ids=token_ids)])
         outputs = self._client.generate(prompt, params, request_id, priority=priority)
         try:
             async with aclosing(outputs):

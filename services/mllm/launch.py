@@ -13,10 +13,13 @@ from services.mllm.checkpoints import Prepared
 from shared.settings import Settings
 
 PLUGINS = ("llmga_torchvision", "llmga")
+# A smaller model gains nothing from a second thread; on a busy machine it waits a time slice at every barrier.
+ONE_THREAD_PARAMETERS = 50_000_000
+CPU_BATCHED_TOKENS = 4_096  # of prompts in one step
 MAX_LOGPROBS = 20  # per generated token, for those who check a deployment
 
 
-def vllm_environment(settings: Settings, *, is_cpu: bool, python_path: str = "") -> dict[str, str]:
+def vllm_environment(settings: Settings, *, is_cpu: bool, parameters: int, python_path: str = "") -> dict[str, str]:
     """Return the variables that vLLM and what it loads must see, in this process and in its children."""
     home = settings.home.resolve()
     variables = {
@@ -35,6 +38,8 @@ def vllm_environment(settings: Settings, *, is_cpu: bool, python_path: str = "")
         paths = [str(Path(__file__).parent / "startup"), *filter(None, [python_path])]
         variables["PYTHONPATH"] = os.pathsep.join(paths)
         variables["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil(settings.mllm.kv_cache_gb))  # takes whole GiB
+        if parameters < ONE_THREAD_PARAMETERS:
+            variables["OMP_NUM_THREADS"] = "1"
         # Pinned threads of several processes would share the same few cores and starve each other.
         variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     elif settings.device.startswith("cuda:"):
@@ -63,7 +68,13 @@ def vllm_arguments(settings: Settings, prepared: Prepared, *, model: str, is_cpu
         "--disable-uvicorn-access-log",
     ]
     if is_cpu:
-        arguments.append("--enforce-eager")
+        # A seeded request whose prompt is computed in two steps ends the engine: vLLM rewinds the generator then,
+        # which those of torch's CPU device do not offer. Whole prompts need a budget that holds the longest.
+        arguments += [
+            "--enforce-eager",
+            "--no-enable-chunked-prefill",
+            f"--max-num-batched-tokens={max(mllm.max_model_len, CPU_BATCHED_TOKENS)}",
+        ]
     else:
         arguments.append(f"--gpu-memory-utilization={mllm.gpu_memory_utilization}")
     return arguments

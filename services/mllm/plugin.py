@@ -64,7 +64,8 @@ class GenerationPromptPlugin:
         app.router.routes[:] = [
             route for route in app.router.routes if getattr(route, "path", "").removesuffix("/") in KEPT_PATHS
         ]
-        app.add_route(PATH, PromptEndpoint(self._writer_now, self._service.settings.mllm), methods=["POST"])
+        endpoint = PromptEndpoint(self._writer_now, self._service.settings.mllm)
+        app.add_route(PATH, endpoint.answer, methods=["POST"])
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
         """Start our task beside the server."""

@@ -31,7 +31,9 @@ def serve(settings: Settings, prepared: Prepared, *, model: str) -> None:
         raise DeviceMissing(f"LLMGA_DEVICE is {settings.device} and torch finds no CUDA device: set it to auto or cpu")
     is_cpu = settings.device == "cpu" or not has_gpu
     python_path = os.environ.get("PYTHONPATH", "")
-    os.environ.update(vllm_environment(settings, is_cpu=is_cpu, python_path=python_path))
+    os.environ.update(
+        vllm_environment(settings, is_cpu=is_cpu, parameters=prepared.facts.parameters, python_path=python_path)
+    )
 
     from services.mllm.torchvision_schemas import register
 

@@ -1,8 +1,8 @@
 """The published LLMGA checkpoints: what can be served, and what it takes (LLMGA.md §9).
 
-Parameter counts are those of the files where they are known, otherwise the sum of base model, projector and the copy of
-the CLIP tower that every checkpoint holds (LLMGA.md §1.4, §1.5). Memory is that of the weights alone: the KV cache and the
-activations come on top. In 8 and 4 bits the embeddings, the tower and the projector stay in 16 bits.
+Parameter counts are those of the files where they are known, otherwise the sum of base model, projector and the
+copy of the CLIP tower that every checkpoint holds (LLMGA.md §1.4, §1.5). Memory is that of the weights alone: the KV
+cache and the activations come on top. In 8 and 4 bits the embeddings, the tower and the projector stay in 16 bits.
 """
 
 from typing import Literal
@@ -42,7 +42,8 @@ class PublishedModel(BaseModel):
         quantised = self.parameters - self.kept_16bit
         return round((quantised * per_weight + self.kept_16bit * 2.0) / _GB, 1)
 
-    @computed_field
+    @computed_field  # type: ignore[prop-decorator]  # mypy does not know decorated properties
+    @property
     def memory_gb(self) -> dict[str, float]:
         """GB of weights in bf16, 8 bits and 4 bits."""
         return {"bf16": self.weights_gb(16), "8bit": self.weights_gb(8), "4bit": self.weights_gb(4)}

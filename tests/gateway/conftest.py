@@ -78,9 +78,8 @@ class House:
 
     async def is_empty(self) -> bool:
         """Whether no job was ever submitted."""
-        return not [
-            key async for key in self.queue.redis.scan_iter(f"{self.queue.scripts.base.replace('{', '[{]')}job:*")
-        ]
+        pattern = self.queue.job_key("*").replace("{", "[{]")
+        return not [key async for key in self.queue.redis.scan_iter(pattern)]
 
 
 @pytest.fixture
@@ -120,6 +119,10 @@ async def http(gateway: GatewayServer) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
+async def _are_seen(gateway: GatewayServer) -> bool:
+    return len((await gateway.backend.fleet.look_again()).staffed) == 2
+
+
 @pytest.fixture
 async def house(
     gateway: GatewayServer,
@@ -133,5 +136,5 @@ async def house(
     async with AsyncExitStack() as stack:
         for worker in (prompt, render):
             await stack.enter_async_context(worker.running())
-        await until(lambda: len(gateway.backend.fleet.view.offers.staffed) == 2)
+        await until(lambda: _are_seen(gateway))
         yield House(gateway, http, queue, artifacts, prompt, render)

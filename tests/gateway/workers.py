@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import numpy as np
 
@@ -96,10 +96,9 @@ class Worker:
         try:
             await asyncio.wait({passing, losing}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for waiting in (passing, losing):
-                waiting.cancel()
-                with suppress(asyncio.CancelledError):
-                    await waiting
+            passing.cancel()
+            losing.cancel()
+            await asyncio.gather(passing, losing, return_exceptions=True)
         if claim.lost.is_set():
             self.lost.append(claim.job.id)
 

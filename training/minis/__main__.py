@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 VERSION = 1  # raise it when a builder changes what it writes: older folders are then built again
-TEACH_STEPS = 160
+TEACH_STEPS = 120
 META = "meta.json"
 
 Build = Callable[[Path], None]
@@ -97,9 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except NotOurs as error:
             say(f"error: {error}")
             return 1
-        say(
-            f"{folder}: " + (f"built in {time.monotonic() - started:.0f} s" if is_new else "complete already")
-        )
+        say(f"{folder}: " + (f"built in {time.monotonic() - started:.0f} s" if is_new else "complete already"))
     return 0
 
 

@@ -10,6 +10,7 @@ cores.
 import json
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ SPARE_ROWS = 61  # Qwen2 has 290 or 418 rows that no token uses
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 HIDDEN = 128
 TOWER = "clip-mini"  # folder of the tower's configuration, as `mm_vision_tower` names it
-BATCH = 16
+BATCH = 8
 LEARNING_RATE = 4e-3  # far above that of big models: 1.5 M parameters, a few hundred steps
 
 # Qwen2's splitting rule: contractions, letters, single digits, signs, white space.
@@ -62,7 +63,8 @@ def build_mllm(
         tower = _tower()
         tensors = _projector(tower.config.hidden_size)
         if teach_steps:
-            teach(language_model, tokenizer, steps=teach_steps, seed=seed, progress=progress)
+            with _one_thread():
+                teach(language_model, tokenizer, steps=teach_steps, seed=seed, progress=progress)
     for name, tensor in language_model.state_dict().items():
         if name != "lm_head.weight":  # tied: stored once, as the embedding
             tensors[name] = tensor
@@ -86,13 +88,24 @@ def build_mllm(
     _write_tower(folder / TOWER, tower.config)
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: these matrices gain little from a second, and lose much to it on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def teach(language_model: Any, tokenizer: Tokenizer, *, steps: int, seed: int, progress: Progress) -> None:
     """Train on templated pairs; only the answer and its terminator are learned, as in LLMGA's stage 1."""
     batches = _batches(tokenizer, seed)
-    optimizer = torch.optim.AdamW(
-        language_model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01
-    )
+    optimizer = torch.optim.AdamW(language_model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # matrices this small lose more by sharing the work than they gain
     language_model.train()
     for step in range(1, steps + 1):
         ids, labels = next(batches)
@@ -105,6 +118,7 @@ def teach(language_model: Any, tokenizer: Tokenizer, *, steps: int, seed: int, p
         if step % 25 == 0 or step == steps:
             progress(f"step {step} of {steps}, loss {loss.item():.2f}")
     language_model.eval()
+    torch.set_num_threads(threads)
 
 
 def _batches(tokenizer: Tokenizer, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

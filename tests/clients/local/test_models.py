@@ -16,13 +16,13 @@ def test_the_trained_pair_is_used_when_it_is_complete(tmp_path: Path) -> None:
     assert pair.build_into is None
 
 
-def test_a_random_pair_is_made_when_half_of_the_trained_one_is_missing(tmp_path: Path) -> None:
+def test_a_mini_pair_is_made_when_half_of_the_trained_one_is_missing(tmp_path: Path) -> None:
     ship(tmp_path / "shipped")
     (tmp_path / "shipped" / "sd15" / "model_index.json").unlink()
     pair = choose_pair(tmp_path, {}, shipped=tmp_path / "shipped")
     assert pair.build_into == tmp_path / "models" / "random"
     assert pair.sd15 == tmp_path / "models" / "random" / "sd15"
-    assert "random" in pair.title
+    assert "noise" in pair.title
 
 
 def test_models_of_the_users_settings_win_and_nothing_is_made_for_them(tmp_path: Path) -> None:

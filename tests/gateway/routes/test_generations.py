@@ -239,6 +239,7 @@ async def test_worker_that_has_just_come_is_seen_by_the_next_request(house: Hous
     newcomer = house.render.models[0].model_copy(update={"name": "newcomer", "default": False})
     house.render.models.append(newcomer)
     await house.queue.announce(house.render.announcement())
+    await asyncio.sleep(0.2)  # a refusal asks for a new look at most ten times a second
     assert (await house.submit(model="newcomer")).request.model == "newcomer"
 
 

@@ -31,7 +31,7 @@ from shared.media import ImageLimits, decode_image, read_text
 from shared.settings import RedisSettings
 from tests.services.diffusion.conftest import StartEngine
 from tests.services.diffusion.instruments import held
-from tests.services.diffusion.jobs import ended, eventually, history, job_request, submit, until
+from tests.services.diffusion.jobs import ended, eventually, history, is_step, job_request, submit, until
 from tests.services.diffusion.pictures import png, render, request_for
 
 WORKER = "test-1-a"
@@ -220,10 +220,11 @@ async def test_a_cancel_stops_the_unet_at_the_next_step(
         await renderer.handle(claim)
 
     async with working(queue, redis_settings, handle):
-        job_id = await submit(queue, job_request(n=2, num_inference_steps=20))
+        job_id = await submit(queue, job_request(num_inference_steps=20))
         unet.allow(2)
         for _ in range(3):
             await asyncio.to_thread(unet.wait_for_call)
+        await until(queue, job_id, is_step(2))  # so that no event is left whose refusal would tell of the cancel
         job = await queue.cancel(job_id)
         assert job.status is JobStatus.CANCELED
         await claims[0].lost.wait()

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 import weakref
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ from shared.contracts import Lane, Scheduler
 from shared.contracts.generation import PromptEncoding
 from shared.errors import InternalError, OutOfMemory
 from tests.services.diffusion.conftest import StartEngine
-from tests.services.diffusion.instruments import held, watched
+from tests.services.diffusion.instruments import WAIT_S, held, watched
 from tests.services.diffusion.pictures import png, render, request_for, result, results
 
 
@@ -161,8 +162,8 @@ async def test_out_of_memory_makes_calls_smaller_and_loses_nobody(
     assert all(pixels is not None for pixels in pictures)
     assert pictures[3] is not None
     assert png(pictures[3]) == alone
-    assert 16 in sizes or 8 in sizes
-    assert sizes[-1] == 4
+    assert sum(size > 4 for size in sizes) in {1, 2}, "a call that does not fit is not tried again"
+    assert set(sizes[-6:]) == {4}
 
 
 async def test_what_fits_in_no_call_fails_with_out_of_memory(start_engine: StartEngine, model: LoadedModel) -> None:
@@ -205,12 +206,16 @@ async def test_a_decoder_without_memory_decodes_in_tiles(start_engine: StartEngi
 
 
 async def test_a_lost_device_ends_the_engine(start_engine: StartEngine, model: LoadedModel) -> None:
+    submitted = threading.Event()
+
     def look(_: torch.Tensor, __: torch.Tensor) -> None:
+        assert submitted.wait(WAIT_S)
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     deaths: list[BaseException] = []
     engine = start_engine(watched(model, look), deaths_to=deaths)
     handles = [engine.submit(request_for(model, seed=seed)) for seed in range(3)]
+    submitted.set()
     outcomes = await results(handles)
     assert all(isinstance(outcome, InternalError) for outcome in outcomes)
     assert [type(death) for death in deaths] == [DeviceLost]

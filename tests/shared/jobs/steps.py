@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
@@ -153,20 +154,20 @@ def queue_with(queue: JobQueue, namespace: str, settings: Mapping[str, Any], *, 
     return JobQueue(queue.redis, QueueSettings(**values), namespace, sources=sources)
 
 
-async def check_consistency(queue: JobQueue) -> None:
-    """Assert that the queue's keys say the same of every job."""
-    redis, base = cast(Any, queue.redis), queue.scripts.base
-    keys = [key.removeprefix(base) async for key in redis.scan_iter(match="*" + base[1:] + "*", count=1_000)]
-    jobs = {key[4:]: await redis.hgetall(base + key) for key in keys if key.startswith("job:")}
-    leases = set(await redis.zrange(f"{base}leases", 0, -1))
-    assert leases == {job_id for job_id, job in jobs.items() if job["status"] == "running"}
-    deadlines = set(await redis.zrange(f"{base}deadlines", 0, -1))
-    assert deadlines == {
+async def check_consistency(queue: JobQueue) -> dict[str, dict[str, str]]:
+    """Assert that the queue's keys say the same of every job; return the jobs' hashes."""
+    base = queue.scripts.base
+    keys = [key async for key in cast(Any, queue.redis).scan_iter(match="*" + base[1:] + "*", count=1_000)]
+    stored = await _read(queue.redis, keys)
+    sets = {key.removeprefix(base): value for key, value in stored.items() if isinstance(value, list)}
+    jobs = {key.removeprefix(f"{base}job:"): stored[key] for key in keys if key.startswith(f"{base}job:")}
+    running = {job_id for job_id, job in jobs.items() if job["status"] == "running"}
+    assert {job_id for job_id, _ in sets.pop("leases", [])} == running
+    assert {job_id for job_id, _ in sets.pop("deadlines", [])} == {
         job_id
         for job_id, job in jobs.items()
         if job["status"] == "awaiting_approval" or (job["status"] == "queued" and "deadline" in job)
     }
-    expected = set()
     for stage, lane in itertools.product(Stage, Lane):
         queued = {
             job_id: job
@@ -175,29 +176,48 @@ async def check_consistency(queue: JobQueue) -> None:
         }
         name = f"queue:{stage}:{lane}"
         places = {job_id: float(job["place"]) for job_id, job in queued.items()}
-        assert dict(await redis.zrange(base + name, 0, -1, withscores=True)) == places
-        counts: dict[str, str] = await redis.hgetall(f"{base}{name}:keys")
-        assert {key: int(count) for key, count in counts.items()} == _counts(
-            job["batch_key"] for job in queued.values()
-        )
-        tenants = {job["tenant"] for job in queued.values()}
-        assert set(await redis.zrange(f"{base}{name}:ring", 0, -1)) == tenants
-        for tenant in tenants:
-            own = {job_id for job_id, job in queued.items() if job["tenant"] == tenant}
-            assert set(await redis.zrange(f"{base}{name}:tenant:{tenant}", 0, -1)) == own
-            expected.add(f"{name}:tenant:{tenant}")
-        for job in queued.values():
-            expected.add(f"{name}:key:{job['tenant']}:{job['batch_key']}")
-    assert {key for key in keys if ":tenant:" in key or ":key:" in key} == expected
+        assert dict(sets.pop(name, [])) == places
+        ring = {tenant for tenant, _ in sets.pop(f"{name}:ring", [])}
+        assert ring == {job["tenant"] for job in queued.values()}
+        for group in {f"tenant:{job['tenant']}" for job in queued.values()} | {
+            f"key:{job['tenant']}:{job['batch_key']}" for job in queued.values()
+        }:
+            assert dict(sets.pop(f"{name}:{group}")) == {
+                job_id: places[job_id]
+                for job_id, job in queued.items()
+                if group in {f"tenant:{job['tenant']}", f"key:{job['tenant']}:{job['batch_key']}"}
+            }
+        counts = {key: int(count) for key, count in stored.get(f"{base}{name}:keys", {}).items()}
+        assert counts == dict(Counter(job["batch_key"] for job in queued.values()))
+    assert not [name for name in sets if name.startswith("queue:")]
+    lives = await _lives(queue, list(jobs))
     for job_id, job in jobs.items():
         ended = job["status"] in {"succeeded", "failed", "canceled"}
-        for key in (queue.job_key(job_id), queue.events_key(job_id)):
-            assert (await redis.ttl(key) > 0) == ended, f"{key} of a job that is {job['status']}"
+        assert [life > 0 for life in lives[job_id]] == [ended, ended], f"{job_id} is {job['status']}"
         assert ("token" in job) == (job["status"] == "running")
+    return jobs
 
 
-def _counts(values: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for value in values:
-        counts[value] = counts.get(value, 0) + 1
-    return counts
+async def _read(redis: Redis, keys: list[str]) -> dict[str, Any]:
+    """Return hashes as dictionaries and sorted sets as lists of (member, score)."""
+    async with redis.pipeline(transaction=False) as pipeline:
+        for key in keys:
+            pipeline.type(key)
+        kinds = dict(zip(keys, await pipeline.execute(), strict=True))
+        wanted = [key for key, kind in kinds.items() if kind in {"hash", "zset"}]
+        for key in wanted:
+            if kinds[key] == "hash":
+                pipeline.hgetall(key)
+            else:
+                pipeline.zrange(key, 0, -1, withscores=True)
+        return dict(zip(wanted, await pipeline.execute(), strict=True))
+
+
+async def _lives(queue: JobQueue, job_ids: list[str]) -> dict[str, tuple[int, int]]:
+    """Return the seconds that each job's hash and events have to live; -1: no end."""
+    async with queue.redis.pipeline(transaction=False) as pipeline:
+        for job_id in job_ids:
+            pipeline.ttl(queue.job_key(job_id))
+            pipeline.ttl(queue.events_key(job_id))
+        lives = await pipeline.execute()
+    return dict(zip(job_ids, zip(lives[::2], lives[1::2], strict=True), strict=True))

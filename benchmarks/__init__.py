@@ -1,0 +1,1 @@
+"""Repeatable measurements with their results beside them."""

@@ -1,0 +1,183 @@
+"""The command line as its users meet it: in a terminal, in a pipe, and with mistakes."""
+
+import asyncio
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clients import cli
+from shared.contracts import Job, JobStatus
+from tests.gateway.conftest import House, until
+
+ESCAPE = "\x1b"
+
+
+async def llmga(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """Run the command with pipes; return its status and what it wrote."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "clients.cli",
+        *arguments,
+        cwd=folder,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+def in_terminal(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Run the command in a terminal; return its status and what was shown."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clients.cli", *arguments],
+        cwd=folder,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        close_fds=True,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 65_536):
+            shown += chunk
+    except OSError:  # how Linux says that the other side is gone
+        pass
+    finally:
+        os.close(ours)
+    return process.wait(), shown.decode()
+
+
+async def test_a_pipe_gets_plain_lines_and_the_file_name_alone_on_standard_output(house: House, tmp_path: Path) -> None:
+    status, out, err = await llmga(tmp_path, "generate", "a red house", "--url", house.url, "--output", "h.png")
+    assert (status, out) == (0, "h.png\n")
+    assert "writing the prompt" in err
+    assert "prompt: a picture of (a red house)" in err
+    assert "step 4 of 4" in err
+    assert ESCAPE not in out + err
+    assert (tmp_path / "h.png").read_bytes().startswith(b"\x89PNG")
+
+
+async def test_a_terminal_shows_the_prompt_and_the_file(house: House, tmp_path: Path) -> None:
+    arguments = ("generate", "a red house", "--url", house.url, "--output", "h.png")
+    status, shown = await asyncio.to_thread(in_terminal, tmp_path, *arguments)
+    assert status == 0
+    assert ESCAPE in shown
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    assert "a picture of (a red house)" in plain
+    assert "h.png" in plain
+
+
+async def test_every_option_reaches_the_request(house: House, tmp_path: Path) -> None:
+    wishes = ["--size", "64x72", "--seed", "5", "--steps", "2", "--n", "2", "--model", "painter", "--negative", "fog"]
+    status, out, _ = await llmga(
+        tmp_path, "generate", "a fox", *wishes, "--verbatim", "--output", "f.jpg", "--json", "--url", house.url
+    )
+    assert status == 0
+    job = Job.model_validate_json(out)
+    request = job.request
+    assert (request.size, request.seed, request.num_inference_steps, request.n) == ("64x72", 5, 2, 2)
+    assert (request.model, request.negative_prompt, request.prompt_mode) == ("painter", "fog", "verbatim")
+    assert job.prompt is not None
+    assert job.prompt.text == "a fox"
+    assert (tmp_path / "f.jpg").read_bytes().startswith(b"\xff\xd8")
+    assert (tmp_path / "f-1.jpg").exists()
+
+
+async def test_prompt_only_writes_the_prompt_to_standard_output(house: House, tmp_path: Path) -> None:
+    status, out, _ = await llmga(tmp_path, "generate", "a fox", "--prompt-only", "--url", house.url)
+    assert (status, out) == (0, "a picture of (a fox)\n")
+    assert list(tmp_path.glob("*.*")) == []
+
+
+async def test_a_refusal_shows_the_problem_and_the_next_step(house: House, tmp_path: Path) -> None:
+    status, out, err = await llmga(tmp_path, "generate", "a fox", "--model", "nobody", "--url", house.url)
+    assert (status, out) == (cli.FAILED, "")
+    assert err.startswith("error: Model not served: ")
+    assert "served: painter" in err
+
+
+async def test_ctrl_c_cancels_the_job(house: House, tmp_path: Path) -> None:
+    house.render.gate.clear()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "clients.cli", "generate", "a fox", "--url", house.url, cwd=tmp_path
+    )
+    await until(lambda: bool(house.render.claims))
+    process.send_signal(signal.SIGINT)
+    assert await process.wait() == cli.INTERRUPTED
+    assert (await house.job(house.render.claims[0].job.id)).status is JobStatus.CANCELED
+
+
+async def test_a_job_that_somebody_cancels_ends_with_its_own_status(house: House, tmp_path: Path) -> None:
+    house.render.gate.clear()
+    running = asyncio.create_task(llmga(tmp_path, "generate", "a fox", "--url", house.url))
+    await until(lambda: bool(house.render.claims))
+    job_id = house.render.claims[0].job.id
+    assert await llmga(tmp_path, "jobs", "cancel", job_id, "--url", house.url) == (0, f"{job_id} canceled\n", "")
+    status, out, err = await running
+    assert (status, out) == (cli.CANCELED, "")
+    assert "was canceled" in err
+
+
+async def test_a_job_is_shown_as_its_record(house: House, tmp_path: Path) -> None:
+    job = await house.submit()
+    status, out, _ = await llmga(tmp_path, "jobs", "show", job.id, "--url", house.url)
+    assert status == 0
+    assert json.loads(out)["id"] == job.id
+
+
+async def test_models_are_listed_with_what_they_are(house: House, tmp_path: Path) -> None:
+    _, out, _ = await llmga(tmp_path, "models", "--url", house.url)
+    rows = [line.split() for line in out.splitlines()]
+    assert ["painter", "render", "sd15", "128x128", "ready", "default"] in rows
+    assert ["writer", "prompt", "llama", "ready", "default"] in rows
+
+
+def test_no_server_is_said_with_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = cli.main(["generate", "a fox", "--url", "http://127.0.0.1:1", "--home", str(tmp_path)])
+    assert status == cli.UNREACHABLE
+    error = capsys.readouterr().err
+    assert "nothing answers at http://127.0.0.1:1" in error
+    assert "llmga up" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--size", "100x100"], "multiples of 8"),
+        (["--size", "big"], "WIDTHxHEIGHT"),
+        (["--n", "0"], "n: "),
+        (["--seed", "-1"], "seed: "),
+        (["--output", "fox.gif"], ".png"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_is_sent(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["generate", "a fox", "--url", "http://127.0.0.1:1", *arguments]) == cli.BAD_USAGE
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["generate", "jobs", "models", "up", "demo"])
+def test_help_names_the_exit_statuses_and_imports_nothing_heavy(command: str) -> None:
+    code = (
+        "import sys; from clients import cli\n"
+        "try: cli.main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "sys.stderr.write(' '.join(sorted({'httpx', 'rich', 'pydantic', 'torch'} & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, command, "--help"], capture_output=True, text=True, check=True)
+    assert "exit status:" in done.stdout
+    assert done.stderr == ""

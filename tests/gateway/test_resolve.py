@@ -1,0 +1,110 @@
+"""Filling in what a request left open, and refusing what the model does not do."""
+
+import pytest
+
+from gateway.offers import Offers
+from gateway.resolve import resolve
+from shared.contracts import (
+    Announcement,
+    GenerationRequest,
+    Lane,
+    OutputFormat,
+    Phase,
+    PromptMode,
+    Scheduler,
+    ServedModel,
+    Stage,
+    Task,
+)
+from shared.contracts.generation import PromptEncoding
+from shared.errors import InvalidRequest, ModelNotServed, NoWorker
+from tests.gateway.workers import PROMPT_MODEL, RENDER_MODEL
+
+
+def worker(stage: Stage, *models: ServedModel, phase: Phase = Phase.READY, name: str = "") -> Announcement:
+    return Announcement(worker=name or f"w-{stage}", stage=stage, phase=phase, models=list(models))
+
+
+BOTH = Offers.of([worker(Stage.PROMPT, PROMPT_MODEL), worker(Stage.RENDER, RENDER_MODEL)])
+
+
+def test_every_open_value_is_filled() -> None:
+    resolved = resolve(GenerationRequest(instruction="a"), BOTH, seed=5)
+    assert None not in resolved.request.model_dump(exclude={"deadline_s"}).values()
+    assert resolved.request.seed == 5
+    assert resolved.stage is Stage.PROMPT
+    assert resolved.prompt is None
+    assert resolved.batch_key == "painter/128x128"
+
+
+def test_what_the_client_chose_is_kept() -> None:
+    wanted = GenerationRequest(
+        instruction="a",
+        negative_prompt="b",
+        model="painter",
+        size="64x256",
+        n=3,
+        seed=0,
+        num_inference_steps=2,
+        guidance_scale=0,
+        scheduler=Scheduler.EULER,
+        prompt_encoding=PromptEncoding.STOCK,
+        lane=Lane.BATCH,
+        deadline_s=3,
+        deterministic=False,
+        output_format=OutputFormat.WEBP,
+    )
+    assert resolve(wanted, BOTH, seed=5).request == wanted
+
+
+def test_verbatim_needs_no_language_model_and_prompt_task_no_diffusion_model() -> None:
+    verbatim = GenerationRequest(instruction="a", prompt_mode=PromptMode.VERBATIM)
+    only_render = Offers.of([worker(Stage.RENDER, RENDER_MODEL)])
+    resolved = resolve(verbatim, only_render, seed=1)
+    assert resolved.stage is Stage.RENDER
+    assert resolved.prompt is not None
+    assert (resolved.prompt.text, resolved.prompt.source) == ("a", "verbatim")
+    with pytest.raises(NoWorker, match="prompt"):
+        resolve(GenerationRequest(instruction="a"), only_render, seed=1)
+
+    only_prompt = Offers.of([worker(Stage.PROMPT, PROMPT_MODEL)])
+    resolved = resolve(GenerationRequest(instruction="a", task=Task.PROMPT), only_prompt, seed=1)
+    assert resolved.batch_key == "prompt"
+    with pytest.raises(NoWorker, match="render"):
+        resolve(GenerationRequest(instruction="a"), only_prompt, seed=1)
+
+
+def test_worker_that_starts_counts_and_one_that_drains_does_not() -> None:
+    request = GenerationRequest(instruction="a", task=Task.PROMPT)
+    resolve(request, Offers.of([worker(Stage.PROMPT, PROMPT_MODEL, phase=Phase.LOADING)]), seed=1)
+    with pytest.raises(NoWorker):
+        resolve(request, Offers.of([worker(Stage.PROMPT, PROMPT_MODEL, phase=Phase.DRAINING)]), seed=1)
+
+
+def test_worker_that_has_not_said_what_it_serves_is_not_there_yet() -> None:
+    offers = Offers.of([worker(Stage.PROMPT, PROMPT_MODEL), worker(Stage.RENDER, phase=Phase.STARTING)])
+    with pytest.raises(NoWorker):
+        resolve(GenerationRequest(instruction="a"), offers, seed=1)
+
+
+def test_model_that_nobody_serves_is_refused_with_those_that_are() -> None:
+    with pytest.raises(ModelNotServed) as caught:
+        resolve(GenerationRequest(instruction="a", model="other"), BOTH, seed=1)
+    assert caught.value.served_models == ["painter"]
+
+
+def test_all_that_the_model_does_not_do_is_named() -> None:
+    stock_only = RENDER_MODEL.model_copy(update={"prompt_encodings": [PromptEncoding.STOCK]})
+    offers = Offers.of([worker(Stage.PROMPT, PROMPT_MODEL), worker(Stage.RENDER, stock_only)])
+    wanted = GenerationRequest(
+        instruction="a", size="264x64", scheduler=Scheduler.LCM, prompt_encoding=PromptEncoding.LLMGA
+    )
+    with pytest.raises(InvalidRequest) as caught:
+        resolve(wanted, offers, seed=1)
+    assert [(error.field, error.code) for error in caught.value.errors] == [
+        ("size", "too_large"),
+        ("scheduler", "not_offered"),
+        ("prompt_encoding", "not_offered"),
+    ]
+    # Left open, the model's own encoding is taken.
+    assert resolve(GenerationRequest(instruction="a"), offers, seed=1).request.prompt_encoding is PromptEncoding.STOCK

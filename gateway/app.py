@@ -1,7 +1,7 @@
 """The application: layers, routes, and what is opened and closed with them."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
@@ -13,9 +13,7 @@ from gateway.body_limit import BodyLimit
 from gateway.drain import Drain
 from gateway.edge import Edge
 from gateway.routes import generations, health, images, jobs, models
-from shared.errors import LLMGAError
-from shared.jobs import UnfitServer
-from shared.settings import Settings, SettingsError
+from shared.settings import Settings
 
 
 def create_app(settings: Settings, drain: Drain | None = None) -> FastAPI:
@@ -27,12 +25,8 @@ def create_app(settings: Settings, drain: Drain | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            try:
-                app.state.backend = await stack.enter_async_context(open_backend(settings, draining))
-            except (SettingsError, UnfitServer, LLMGAError) as error:
-                app.state.start_failure = error
-                raise
+        async with open_backend(settings, draining) as backend:
+            app.state.backend = backend
             yield
 
     app = FastAPI(
@@ -44,7 +38,6 @@ def create_app(settings: Settings, drain: Drain | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.start_failure = None
     problems.install(app)
     openapi.install(app)
     for room in (generations, jobs, images, models, health):

@@ -69,10 +69,6 @@ class Offers:
             staffed=frozenset(announcement.stage for announcement in staying),
         )
 
-    def is_ready(self, stage: Stage) -> bool:
-        """Whether a worker of the stage takes jobs now."""
-        return any(worker.stage is stage and worker.phase is Phase.READY for worker in self.announcements)
-
 
 def _offers(announcements: Sequence[Announcement]) -> Iterable[Offer]:
     found: dict[tuple[Stage, str], list[tuple[ServedModel, bool]]] = defaultdict(list)

@@ -9,7 +9,7 @@ import logging
 import signal
 import socket
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -18,8 +18,10 @@ from gateway.answers import Readiness
 from gateway.app import create_app
 from gateway.backend import Backend
 from gateway.drain import Drain
-from shared.settings import GatewaySettings, Settings
-from shared.status import StatusServer, serve_status
+from shared.errors import LLMGAError
+from shared.jobs import UnfitServer
+from shared.settings import GatewaySettings, Settings, SettingsError
+from shared.status import serve_status
 
 SHUTDOWN_S = 10  # for calls that are neither streams nor waiting; after the grace of those
 KEEP_ALIVE_S = 65  # proxies keep a connection for 60 s, and must never write into a closed one
@@ -45,7 +47,7 @@ def uvicorn_config(app: ASGIApp, settings: GatewaySettings) -> uvicorn.Config:
         loop="uvloop",
         http="httptools",
         ws="none",
-        lifespan="on",
+        lifespan="off",  # the server opens the app itself, so that what goes wrong is raised, not logged
         interface="asgi3",
         log_config=None,  # shared.logs has adopted its loggers
         access_log=False,  # metrics count requests
@@ -65,7 +67,7 @@ class GatewayServer(uvicorn.Server):
         self._drain = Drain()
         self.app = create_app(settings, self._drain)
         super().__init__(uvicorn_config(self.app, settings.gateway))
-        self._status: StatusServer | None = None
+        self._opened = AsyncExitStack()
 
     @property
     def backend(self) -> Backend:
@@ -79,37 +81,41 @@ class GatewayServer(uvicorn.Server):
         port: int = self.servers[0].sockets[0].getsockname()[1]
         return port
 
-    @property
-    def metrics_port(self) -> int | None:
-        """The metrics port in use, if there is one."""
-        return None if self._status is None else self._status.port
-
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the app, the listening sockets and the metrics port.
+        """Open the app, the metrics port and the listening sockets.
 
         Raises:
-            StartError: one of them could not be started.
+            StartError: one of them could not be opened; nothing is left open.
         """
-        gateway, host = self._settings.gateway, self._settings.metrics_host
         try:
-            await super().startup(sockets)
-        except SystemExit:  # uvicorn's way to say so, after it has logged the reason
-            cause = self.app.state.start_failure
-            message = f"the gateway cannot listen on {gateway.host}:{gateway.port}" if cause is None else str(cause)
-            raise StartError(cause, message) from None
+            await self._open(sockets)
+        except BaseException:
+            await self._opened.aclose()
+            raise
+
+    async def _open(self, sockets: list[socket.socket] | None) -> None:
+        gateway, metrics_host = self._settings.gateway, self._settings.metrics_host
+        try:
+            await self._opened.enter_async_context(self.app.router.lifespan_context(self.app))
+        except (SettingsError, UnfitServer, LLMGAError) as error:
+            raise StartError(error, str(error)) from error
         if gateway.metrics_port:
             try:
-                self._status = serve_status(gateway.metrics_port, live=self._is_live, ready=self._is_ready, host=host)
+                status = serve_status(gateway.metrics_port, live=self._is_live, ready=self._is_ready, host=metrics_host)
             except OSError as error:
-                await super().shutdown(sockets)
-                raise StartError(error, f"the metrics port cannot listen on {host}:{gateway.metrics_port}") from error
+                message = f"the metrics port cannot listen on {metrics_host}:{gateway.metrics_port}"
+                raise StartError(error, message) from error
+            self._opened.push_async_callback(asyncio.to_thread, status.close)
+        try:
+            await super().startup(sockets)
+        except SystemExit:  # uvicorn's way to say that it cannot listen
+            raise StartError(None, f"the gateway cannot listen on {gateway.host}:{gateway.port}") from None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to drain, then end as uvicorn does."""
+        """Begin to drain, end as uvicorn does, and close what was opened."""
         self._drain.begin()
         await super().shutdown(sockets)
-        if self._status is not None:
-            await asyncio.to_thread(self._status.close)
+        await self._opened.aclose()
 
     def _is_live(self) -> bool:
         return self.backend.fleet.is_alive
@@ -132,6 +138,15 @@ async def run(settings: Settings) -> None:
     """
     server = GatewayServer(settings)
     loop = asyncio.get_running_loop()
+    serving = asyncio.create_task(server.serve())
+
+    def stop(number: signal.Signals) -> None:
+        if server.started:
+            server.handle_exit(number, None)
+        else:  # for example, it still waits for the queue's server
+            serving.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.handle_exit, number, None)
-    await server.serve()
+        loop.add_signal_handler(number, stop, number)
+    with suppress(asyncio.CancelledError):
+        await serving

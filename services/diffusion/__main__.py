@@ -26,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         return _refuse(error)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # checkpoints are folders; nothing is looked up outside
+    # OpenMP's threads spin at the end of each of a UNet's hundreds of loops. On a machine that does other work as
+    # well, the thread they wait for may not be running: steps then took over a hundred times as long (measured).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from services.diffusion.service import Unfit, run  # seconds of imports, which `--help` does without
 

@@ -1,8 +1,8 @@
 """The worker's life: settings, queue, checkpoints, profile, then jobs until it is told to stop.
 
-From its first second it announces its phase, so that a gateway can say what it waits for, and its status port
-answers. It ends with status 0 after draining; when the device thread dies the process ends at once, and the
-leases bring its jobs back.
+As soon as its libraries are in it announces its phase, so that a gateway can say what it waits for, and its
+status port answers. It ends with status 0 after draining; when the device thread dies the process ends at once,
+and the leases bring its jobs back.
 """
 
 import asyncio
@@ -80,7 +80,8 @@ async def run(settings: Settings) -> int:
         QueueUnavailable: the queue's server cannot be reached.
     """
     configure(settings.log, service="diffusion")
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -51,7 +51,12 @@ class VLLMEngine:
         if sampling.top_p is not None:
             options["top_p"] = sampling.top_p
         params = SamplingParams(
-            **options, seed=sampling.seed, logprobs=sampling.logprobs, output_kind=RequestOutputKind.DELTA
+            **options,
+            seed=sampling.seed,
+            logprobs=sampling.logprobs,
+            stop=sampling.stop,
+            include_stop_str_in_output=True,
+            output_kind=RequestOutputKind.DELTA,
         )
         (prompt,) = await self._client.renderer.render_cmpl_async([TokensPrompt(prompt_token_ids=token_ids)])
         outputs = self._client.generate(prompt, params, request_id, priority=priority)

@@ -20,12 +20,12 @@ from vllm.engine.protocol import EngineClient
 from services.mllm.api import PATH, PromptEndpoint
 from services.mllm.consumer import PromptJobs
 from services.mllm.conversation import Turn
-from services.mllm.engine import VLLMEngine, prompt_writer
+from services.mllm.engine import EngineDied, VLLMEngine, prompt_writer
 from services.mllm.service import Service, current
 from services.mllm.writing import PromptWriter, Sampling
 from shared.contracts import Phase, Stage
 from shared.errors import LLMGAError, QueueUnavailable
-from shared.jobs import Consumer, JobQueue, UnfitServer, check_server, connect
+from shared.jobs import Claim, Consumer, JobQueue, UnfitServer, check_server, connect
 
 _log = logging.getLogger("llmga.mllm")
 
@@ -121,12 +121,20 @@ class GenerationPromptPlugin:
             await check_server(redis, settings.redis)
             queue = JobQueue(redis, settings.queue, settings.redis.namespace)
             jobs = PromptJobs(self._writer_now(), settings.mllm)
+
+            async def handle(claim: Claim) -> None:
+                try:
+                    await jobs.handle(claim)
+                except EngineDied:
+                    self._engine_died()  # before the attempt fails, so that this process does not claim the next one
+                    raise
+
             consumer = Consumer(
                 queue,
                 settings.redis,
                 stage=Stage.PROMPT,
                 worker=service.worker,
-                handle=jobs.handle,
+                handle=handle,
                 capacity=settings.mllm.max_concurrency,
                 announcement=lambda: service.announcement(running=consumer.running),
             )
@@ -150,7 +158,11 @@ class GenerationPromptPlugin:
         """Stop claiming as soon as the engine is gone: the leases bring its jobs back."""
         while not engine.is_dead:  # noqa: ASYNC110  # vLLM has no event for it
             await asyncio.sleep(ENGINE_CHECK_S)
-        _log.error("the engine process is gone; this process ends")
+        self._engine_died()
+
+    def _engine_died(self) -> None:
+        if self._service.exit_status != EXIT_ENGINE_DIED:
+            _log.error("the engine process is gone; this process ends")
         self._service.exit_status = EXIT_ENGINE_DIED
         self._begin_to_end()
 

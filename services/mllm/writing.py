@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from services.mllm.conversation import Turn
-from services.mllm.generation_prompt import Fallback, GenerationPromptParser
+from services.mllm.generation_prompt import CLOSE_TAG, Fallback, GenerationPromptParser
 from services.mllm.tokenization import PromptBuilder
 from shared import metrics
 from shared.contracts import GenerationPrompt
@@ -25,6 +25,7 @@ class Sampling:
     top_p: float | None = None
     seed: int | None = None
     logprobs: int | None = None
+    stop: str | None = CLOSE_TAG  # a closed prompt cannot change any more
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,7 @@ class PromptWriter:
                 if delta:
                     yield delta
                 finish_reason = piece.finish_reason or finish_reason
-                if parser.is_complete:
-                    finish_reason = "stop"
+                if parser.is_complete and piece.finish_reason is None:
                     break
         metrics.PROMPT_TOKENS.inc(len(token_ids))
         end = parser.finish()

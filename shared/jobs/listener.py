@@ -95,6 +95,8 @@ class Listener:
                     return
                 try:
                     await self._ask()
+                    if self._pubsub.connection is None:  # nobody has subscribed yet, or not any more
+                        await cast(Any, self._pubsub).connect()
                     message = await self._pubsub.get_message(timeout=POLL_S)
                 except (RedisError, OSError):
                     if not self._callbacks:

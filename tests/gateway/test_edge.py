@@ -55,6 +55,17 @@ async def test_unexpected_exception_shows_the_request_id_and_nothing_else(
     assert response.headers["x-content-type-options"] == "nosniff"
 
 
+async def test_parameter_of_the_wrong_type_is_a_problem_too(gateway: GatewayServer, http: httpx.AsyncClient) -> None:
+    @gateway.app.get("/typed/{number}")
+    async def typed(number: int) -> None: ...
+
+    response = await http.get("/typed/one")
+    assert response.status_code == 422
+    problem = response.json()
+    assert problem["code"] == "invalid_request"
+    assert [(error["field"], error["code"]) for error in problem["errors"]] == [("path.number", "wrong_type")]
+
+
 async def test_exception_in_the_middle_of_an_answer_cuts_it_off(
     gateway: GatewayServer, http: httpx.AsyncClient
 ) -> None:

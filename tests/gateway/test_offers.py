@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from gateway.offers import Offers
-from shared.contracts import Phase, Scheduler, Stage
+from shared.contracts import Scheduler, Stage
 from shared.contracts.generation import PromptEncoding
 from tests.gateway.test_resolve import worker
 from tests.gateway.workers import PROMPT_MODEL, RENDER_MODEL
@@ -47,9 +47,3 @@ def test_model_without_its_defaults_is_not_offered_for_rendering(caplog: pytest.
     with caplog.at_level(logging.WARNING, "llmga.gateway"):
         assert Offers.of([worker(Stage.RENDER, half)]).render_models == {}
     assert "without its defaults" in caplog.text
-
-
-def test_stage_is_ready_only_with_a_ready_worker() -> None:
-    starting = worker(Stage.RENDER, RENDER_MODEL, phase=Phase.WARMING_UP, name="a")
-    assert not Offers.of([starting]).is_ready(Stage.RENDER)
-    assert Offers.of([starting, worker(Stage.RENDER, RENDER_MODEL, name="b")]).is_ready(Stage.RENDER)

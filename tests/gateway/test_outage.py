@@ -25,7 +25,7 @@ def own_server(start_server: Callable[..., Server]) -> Server:
 @pytest.fixture
 def redis_settings(own_server: Server) -> RedisSettings:
     """Return settings for that server; it goes with its keys."""
-    return RedisSettings(url=own_server.url, namespace=f"t{uuid.uuid4().hex[:12]}", socket_timeout_s=2)
+    return RedisSettings(url=own_server.url, namespace=f"t{uuid.uuid4().hex[:12]}", socket_timeout_s=30)
 
 
 async def _readiness(house: House) -> Readiness:

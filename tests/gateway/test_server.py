@@ -87,6 +87,25 @@ def test_port_that_is_taken_is_named(valkey_url: str, tmp_path: Path, taken: str
     assert "Traceback" not in result.stderr
 
 
+async def test_sigterm_ends_a_gateway_that_still_waits_for_the_queue(tmp_path: Path) -> None:
+    environment = {
+        "LLMGA_HOME": str(tmp_path),
+        "LLMGA_REDIS__URL": f"redis://127.0.0.1:{free_port()}/0",
+        "LLMGA_GATEWAY__PORT": str(free_port()),
+    }
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, env={**os.environ, **environment}, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(PATIENCE_S):
+        while b"Started server process" not in await process.stderr.readline():
+            pass
+    process.send_signal(signal.SIGTERM)
+    _, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+    assert b"Traceback" not in errors
+
+
 @asynccontextmanager
 async def _process(settings: Settings) -> AsyncIterator[tuple[asyncio.subprocess.Process, httpx.AsyncClient, str]]:
     """Run the gateway as a process; yield it, a client, and the URL of its metrics port."""

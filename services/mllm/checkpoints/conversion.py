@@ -111,10 +111,13 @@ def convert_published(published: Published, target: Path, digest: str, *, progre
                     target, "it holds another checkpoint", "Name another target or delete the folder."
                 )
             return facts
+        # Both may refuse, so before anything is written.
+        image_token, generation = _image_token(published), _generation_config(published)
         partial = target.parent / f".{target.name}-{digest[:16]}.partial"
         partial.mkdir(exist_ok=True)
         scaled = _write_weights(published, partial, progress)
-        facts = _write_rest(published, partial, digest, scaled)
+        _write_json(partial / "generation_config.json", generation)
+        facts = _write_rest(published, partial, digest, scaled, image_token)
         os.rename(partial, target)
         _sync(target.parent)
         return facts
@@ -179,8 +182,10 @@ def _entry(published: Published, tensor: Tensor) -> Entry:
     return Entry(hf_name(tensor.name), tensor, values)
 
 
-def _write_rest(published: Published, folder: Path, digest: str, scaled: list[str]) -> Facts:
-    image_token, image_token_id, is_new = _image_token(published)
+def _write_rest(
+    published: Published, folder: Path, digest: str, scaled: list[str], image: tuple[str, int, bool]
+) -> Facts:
+    image_token, image_token_id, is_new = image
     config = text_config(folder / "config.json", published.architecture, published.config)
     tower = published.tower
     stored = published.config.get("torch_dtype") or published.config.get("dtype") or "bfloat16"
@@ -228,7 +233,6 @@ def _write_rest(published: Published, folder: Path, digest: str, scaled: list[st
             "vision_feature_select_strategy": "default",
         },
     )
-    _write_json(folder / "generation_config.json", _generation_config(published))
     _write_tokenizer(published, folder, (image_token, image_token_id) if is_new else None)
     _write_json(folder / FACTS, asdict(facts))
     return facts

@@ -13,7 +13,7 @@ from services.mllm.checkpoints.errors import CheckpointError
 
 Shape = tuple[int, ...]
 
-SEE_PUBLISHED = "Compare it with the config.json of the published checkpoint (LLMGA.md §1)."
+SEE_PUBLISHED = "Compare it with the config.json of the published checkpoint."
 
 # Largest values of any published family, with room; a configuration beyond them is a mistake or an attack.
 _LIMITS = {

@@ -134,6 +134,9 @@ def open_published(folder: Path, *, name: str | None = None) -> Published:
         )
     extra = [folder / file for file in (*TOKENIZER_FILES, "generation_config.json", "tokenizer.model")]
     small = [path, *(file for file in extra if file.is_file())]
+    for file in small:
+        if file.suffix == ".json":
+            read_json(file)
     if tower.origin.endswith("/config.json"):
         small.append(folder / tower.origin)
     return Published(

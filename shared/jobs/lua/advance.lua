@@ -20,7 +20,6 @@ elseif next_step == 'awaiting_approval' then
 else
   job.stage = 'render'
   redis.call('HSET', job_key(id), 'attempts', 0)
-  redis.call('HDEL', job_key(id), 'emitted')
   enqueue(job)
 end
 return {'ok', spent_ms}

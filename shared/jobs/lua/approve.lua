@@ -9,7 +9,6 @@ if job.status ~= 'awaiting_approval' then
   return {'refused'}
 end
 redis.call('HSET', job_key(id), 'approved', choice, 'attempts', 0)
-redis.call('HDEL', job_key(id), 'emitted')
 if choice ~= '' then
   local written = cjson.decode(redis.call('HGET', job_key(id), 'prompt'))
   if '=' .. written.text ~= choice then redis.call('HSET', job_key(id), 'prompt', edited) end

@@ -92,11 +92,10 @@ local attempt = job.attempts + 1
 redis.call('HSET', job_key(job.id),
   'status', 'running', 'token', token, 'worker', worker, 'attempts', attempt, 'started', now_ms, 'updated', now_ms)
 redis.call('HINCRBY', job_key(job.id), 'ms:' .. stage .. '_queued', waited_ms)
-if attempt > 1 then
-  local steps = {'emitted', 'total_steps'}
-  for index = 0, MAX_IMAGES - 1 do steps[#steps + 1] = 'step:' .. index end
-  redis.call('HDEL', job_key(job.id), unpack(steps))
-end
+-- What an earlier attempt left, also one that was given back: its progress, and the number of its last emit.
+local leftovers = {'emitted', 'total_steps'}
+for index = 0, MAX_IMAGES - 1 do leftovers[#leftovers + 1] = 'step:' .. index end
+redis.call('HDEL', job_key(job.id), unpack(leftovers))
 redis.call('ZADD', leases, now_ms + lease_ms, job.id)
 redis.call('SET', base .. 'claim:' .. token, job.id, 'PX', lease_ms)
 append(job.id, 'job.started',

@@ -14,7 +14,7 @@ if full(job.stage) then return {'full', drain_rate(job.stage)} end
 redis.call('ZREM', dead, id)
 redis.call('PERSIST', job_key(id))
 redis.call('DEL', events_key(id))  -- a new life, a new stream: the old one ended
-redis.call('HDEL', job_key(id), 'error', 'finished', 'deadline', 'emitted')
+redis.call('HDEL', job_key(id), 'error', 'finished', 'deadline')
 job.place, job.deadline = next_place(), false
 redis.call('HSET', job_key(id), 'attempts', 0, 'place', job.place)
 redis.call('HINCRBY', job_key(id), 'replays', 1)

@@ -1,5 +1,9 @@
 """A mini SD1.5 checkpoint, built once per run, and engines over it."""
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the service has it; OpenMP reads it when torch loads
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,7 @@
 """The queue's promises, each as a function that asserts it.
 
-`test_promises` runs them on the queue as it is. `test_safeguards` runs them on a queue whose scripts lack one line, to
-show that each promise rests on its safeguard and that the assertion can fail.
+`test_safeguards` runs them on the queue as it is, and on a queue whose scripts lack one line, to show that each
+promise rests on its safeguard and that its assertion can fail.
 """
 
 from collections.abc import Awaitable, Callable

@@ -90,7 +90,7 @@ async def stored_events(queue: JobQueue, job_id: str) -> list[str]:
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait until a condition holds."""
     async with asyncio.timeout(PATIENCE_S):
-        while not await condition():  # noqa: ASYNC110 - the condition is on the server
+        while not await condition():
             await asyncio.sleep(0.01)
 
 

@@ -142,6 +142,15 @@ async def test_release_counts_no_attempt(queue: JobQueue) -> None:
     await check_consistency(queue)
 
 
+async def test_events_of_an_attempt_after_a_release_are_not_taken_for_repetitions(queue: JobQueue) -> None:
+    await submit(queue, "j1", stage=Stage.PROMPT)
+    for text in ("first", "second"):
+        taken = await claim(queue, Stage.PROMPT)
+        await taken.emit(EventType.PROMPT_DELTA, {"text": text})
+        await taken.release()
+    assert (await stored_events(queue, "j1")).count(EventType.PROMPT_DELTA) == 2
+
+
 async def test_dead_letter_can_be_replayed_with_all_its_attempts(queue: JobQueue) -> None:
     await submit(queue, "j1", deadline_s=600)
     for _ in range(3):

@@ -1,6 +1,7 @@
 """The worker's loop: outcomes, capacity, outages, draining."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,9 +17,12 @@ from tests.shared.jobs.steps import (
     PATIENCE_S,
     check_consistency,
     claim,
+    end_lease,
     eventually,
     image,
+    pass_server_time,
     prompt,
+    queue_with,
     stored_events,
     submit,
 )
@@ -207,8 +211,14 @@ async def test_worker_is_told_of_a_cancel_by_message(queue: JobQueue, start: Sta
 
 
 async def test_two_consumers_share_the_jobs_and_run_none_twice(queue: JobQueue, start: Start) -> None:
+    at_work: set[str] = set()
+    both = asyncio.Event()
+
     async def handle(taken: Claim) -> None:
-        await asyncio.sleep(0.005)
+        at_work.add(taken.worker)
+        if len(at_work) == 2:
+            both.set()
+        await both.wait()
         await finish(taken)
 
     for name in ("worker-1", "worker-2"):
@@ -222,9 +232,10 @@ async def test_two_consumers_share_the_jobs_and_run_none_twice(queue: JobQueue, 
     assert workers == {"worker-1", "worker-2"}
 
 
-async def started_by(queue: JobQueue, job_id: str) -> str:
+async def started_by(queue: JobQueue, job_id: str, *, attempt: int = 1) -> str:
     entries = cast(Any, await queue.redis.xrange(queue.events_key(job_id)))
-    return str(entries[1][1]["data"]).split('"worker":"')[1].split('"')[0]
+    starts = [json.loads(fields["data"]) for _, fields in entries if fields["type"] == EventType.STARTED]
+    return str(starts[attempt - 1]["worker"])
 
 
 async def test_only_work_of_the_named_batch_keys_is_taken(queue: JobQueue, start: Start) -> None:
@@ -272,6 +283,31 @@ async def test_dead_worker_is_not_listed(queue: JobQueue) -> None:
         await queue.announce(Announcement(worker=name, stage=Stage.PROMPT, phase=Phase.LOADING))
     await queue.redis.delete(f"{queue.scripts.base}worker:dead")  # as its expiry would
     assert [announcement.worker for announcement in await queue.workers()] == ["alive"]
+
+
+async def test_consumer_takes_over_from_a_dead_worker(queue: JobQueue, start: Start) -> None:
+    await submit(queue, "j1")
+    await claim(queue, worker="dead")
+    start(finish)
+    await announced(queue)
+    assert (await queue.get("j1")).status is JobStatus.RUNNING
+    await end_lease(queue, "j1")
+    await ended(queue, "j1")
+    assert await started_by(queue, "j1", attempt=2) == "worker-1"
+
+
+async def test_consumer_keeps_its_lease_while_the_handler_runs(queue: JobQueue, redis_settings: RedisSettings) -> None:
+    short = queue_with(queue, redis_settings.namespace, {"lease_ms": 3_000})
+
+    async def handle(taken: Claim) -> None:
+        await pass_server_time(queue.redis, 3_500)
+        await finish(taken)
+
+    worker = Worker(short, redis_settings, handle)  # reaps every second
+    await submit(short, "j1")
+    await ended(short, "j1")
+    await worker.end()
+    assert (await stored_events(short, "j1")).count(EventType.STARTED) == 1
 
 
 async def test_draining_lets_running_jobs_end_and_takes_no_more(queue: JobQueue, start: Start) -> None:

@@ -219,6 +219,17 @@ async def test_waiting_ends_when_the_client_must_approve(queue: JobQueue, follow
     assert await waiting
 
 
+async def test_follower_that_leaves_at_once_does_not_harm_the_next(queue: JobQueue, follower: EventFollower) -> None:
+    await submit(queue, "j1")
+    leaving = asyncio.create_task(collect(follower, "j1"))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    await queue.cancel("j1")
+    assert [event.type for event in await collect(follower, "j1")] == [EventType.QUEUED, EventType.CANCELED]
+
+
 @pytest.mark.usefixtures("messages_only")
 async def test_follower_goes_on_after_its_connection_was_cut(queue: JobQueue, follower: EventFollower) -> None:
     await submit(queue, "j1")

@@ -75,6 +75,22 @@ async def test_unkept_lease_ends_by_the_clock_of_the_server(queue: JobQueue, red
         await taken.finish([image()])
 
 
+async def test_wall_clock_of_a_worker_decides_nothing(
+    queue: JobQueue, redis_settings: RedisSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # 1970
+    await submit(queue, "j1", deadline_s=3_600)
+    with keeper_of(queue, redis_settings) as keeper:
+        claimed_at = time.monotonic()
+        taken = await claim(queue)
+        keeper.hold(taken, claimed_at)
+        assert await queue.reap() == 0
+        await taken.finish([image()])
+    job = await queue.get("j1")
+    now_s = (await queue.redis.time())[0]
+    assert now_s - 60 < job.created_at <= job.updated_at <= now_s + 1
+
+
 async def test_dropped_claim_is_renewed_no_longer(queue: JobQueue, redis_settings: RedisSettings) -> None:
     await submit(queue, "kept")
     await submit(queue, "dropped")

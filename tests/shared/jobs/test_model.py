@@ -3,8 +3,9 @@
 import asyncio
 import json
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from hypothesis import HealthCheck, settings
@@ -283,9 +284,9 @@ class QueueMachine(RuleBasedStateMachine):
         assert {letter.id for letter in letters} == self.model.dead
 
 
-def test_queue_agrees_with_its_model(valkey: Server) -> None:
+def test_queue_agrees_with_its_model(start_server: Callable[..., Server], binary: Path) -> None:
     class Machine(QueueMachine):
-        server = valkey
+        server = start_server(binary, appendfsync="no")  # thousands of steps; durability is another test's matter
 
     run_state_machine_as_test(
         Machine,

@@ -1,0 +1,112 @@
+"""The writer over a scripted engine: what the real one gives only by luck."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from services.mllm.conversation import QWEN2, Turn
+from services.mllm.tokenization import Picture, PromptBuilder
+from services.mllm.writing import Answer, Piece, PromptWriter, Sampling
+from shared.errors import PromptEmpty
+
+TURNS = [Turn("draw a fox")]
+
+
+class ScriptedEngine:
+    """Gives these pieces, and remembers what it was asked and whether it was left early."""
+
+    def __init__(self, *texts: str, finish_reason: str | None = "stop") -> None:
+        self.texts = texts
+        self.finish_reason = finish_reason
+        self.asked: list[Sampling] = []
+        self.given = 0
+        self.closed = False
+
+    async def generate(
+        self, token_ids: list[int], sampling: Sampling, *, request_id: str, priority: int
+    ) -> AsyncGenerator[Piece, None]:
+        self.asked.append(sampling)
+        try:
+            for number, text in enumerate(self.texts, start=1):
+                self.given = number
+                yield Piece(text, [number], self.finish_reason if number == len(self.texts) else None)
+        finally:
+            self.closed = True
+
+
+def writer(engine: ScriptedEngine, *, max_model_len: int = 1_000) -> PromptWriter:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={sign: index for index, sign in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    builder = PromptBuilder(
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer),
+        QWEN2,
+        control_tokens=[],
+        picture=Picture(999, 4),
+        max_prompt_tokens=max_model_len - 50,
+    )
+    return PromptWriter(engine, builder, model="mini", max_model_len=max_model_len)
+
+
+async def written(engine: ScriptedEngine, **options: int) -> tuple[list[str], Answer]:
+    """Return the deltas and the answer."""
+    sampling = Sampling(max_tokens=options.pop("max_tokens", 64), temperature=0.0)
+    parts = writer(engine, **options).write(TURNS, sampling, request_id="r", priority=0)
+    *deltas, answer = [part async for part in parts]
+    assert isinstance(answer, Answer)
+    return [str(delta) for delta in deltas], answer
+
+
+async def test_deltas_are_prompt_text_and_nothing_else() -> None:
+    deltas, answer = await written(ScriptedEngine("Sure! <gen", "_image> a ", "fox </gen_im", "age>"))
+    assert deltas == ["a", " fox"]
+    assert answer.prompt.text == "a fox"
+    assert (answer.prompt.completion_tokens, answer.token_ids) == (4, [1, 2, 3, 4])
+
+
+async def test_the_engine_is_left_when_the_prompt_is_closed_and_it_goes_on() -> None:
+    engine = ScriptedEngine("<gen_image>a</gen_image>", " and", " on", finish_reason="length")
+    _, answer = await written(engine)
+    assert (engine.given, engine.closed) == (1, True)
+    assert (answer.prompt.text, answer.prompt.finish_reason) == ("a", "stop")
+
+
+async def test_the_engine_is_asked_to_stop_at_the_closing_tag() -> None:
+    engine = ScriptedEngine("<gen_image>a</gen_image>")
+    await written(engine)
+    assert engine.asked[0].stop == "</gen_image>"
+
+
+async def test_an_answer_without_tags_is_one_delta_at_the_end() -> None:
+    deltas, answer = await written(ScriptedEngine("a fox", " in the", " snow"))
+    assert deltas == ["a fox in the snow"]
+    assert answer.prompt.fallback == "answer"
+
+
+async def test_an_answer_cut_inside_its_prompt_says_both() -> None:
+    deltas, answer = await written(ScriptedEngine("<gen_image> a fox", " in", finish_reason="length"))
+    assert "".join(deltas) == answer.prompt.text == "a fox in"
+    assert (answer.prompt.fallback, answer.prompt.finish_reason) == ("unclosed", "length")
+
+
+async def test_an_empty_answer_is_an_error() -> None:
+    with pytest.raises(PromptEmpty):
+        await written(ScriptedEngine("<gen_image> ", "</gen_image>"))
+
+
+async def test_the_answer_never_asks_for_more_than_the_context_has_left() -> None:
+    engine = ScriptedEngine("<gen_image>a</gen_image>")
+    _, answer = await written(engine, max_tokens=100_000, max_model_len=400)
+    assert engine.asked[0].max_tokens == 400 - len(answer.prompt_token_ids)
+
+
+async def test_closing_the_writer_closes_the_engine_s_request() -> None:
+    engine = ScriptedEngine("<gen_image> a", " fox", " and")
+    parts = writer(engine).write(TURNS, Sampling(64, 0.0), request_id="r", priority=0)
+    async with aclosing(parts):
+        assert await anext(parts) == "a"
+        assert not engine.closed
+    assert engine.closed

@@ -187,8 +187,9 @@ async def test_handler_that_ends_nothing_is_tried_again(queue: JobQueue, start: 
     assert (await queue.get("j1")).attempts == 2
 
 
-async def test_worker_is_told_of_a_cancel_by_message(queue: JobQueue, start: Start) -> None:
-    # Nothing is emitted and the lease is a minute long, so only the message can tell.
+async def test_worker_is_told_of_a_cancel_by_message(queue: JobQueue, redis_settings: RedisSettings) -> None:
+    # Nothing is emitted and the lease is not renewed within the test's patience, so only the message can tell.
+    queue = queue_with(queue, redis_settings.namespace, {"lease_ms": 600_000})
     started = asyncio.Event()
     told: list[bool] = []
 
@@ -197,7 +198,7 @@ async def test_worker_is_told_of_a_cancel_by_message(queue: JobQueue, start: Sta
         await taken.lost.wait()
         told.append(taken.canceled)
 
-    worker = start(handle, capacity=1)
+    worker = Worker(queue, redis_settings, handle, capacity=1)
     await submit(queue, "j1")
     await started.wait()
     await queue.cancel("j1")
@@ -208,6 +209,7 @@ async def test_worker_is_told_of_a_cancel_by_message(queue: JobQueue, start: Sta
     await eventually(free_again)
     assert told == [True]
     assert (await queue.get("j1")).status is JobStatus.CANCELED
+    await worker.end()
 
 
 async def test_two_consumers_share_the_jobs_and_run_none_twice(queue: JobQueue, start: Start) -> None:

@@ -13,6 +13,7 @@ from shared.jobs import EventFollower, JobQueue, connect
 from shared.jobs.follower import PAGE_EVENTS, is_event_id
 from shared.settings import QueueSettings, RedisSettings
 from tests.shared.jobs.steps import (
+    PATIENCE_S,
     claim,
     end_lease,
     eventually,
@@ -71,6 +72,9 @@ async def test_waiting_reader_is_told_at_once(queue: JobQueue, follower: EventFo
             else:
                 await taken.finish([])
             assert (await following).type is expected
+        async with asyncio.timeout(PATIENCE_S):
+            with pytest.raises(StopAsyncIteration):
+                await anext(events)
 
 
 async def test_events_arrive_as_they_happen(queue: JobQueue, follower: EventFollower) -> None:

@@ -129,7 +129,8 @@ async def test_keeper_tells_the_event_loop_of_a_claim_that_is_lost(
             await taken.lost.wait()
         assert told == [taken]
         assert not fine.lost.is_set()
-        with pytest.raises(JobCanceled if how == "canceled" else LeaseLost):
+        reason = "was canceled" if how == "canceled" else "no longer ours"  # not: could not be renewed
+        with pytest.raises(JobCanceled if how == "canceled" else LeaseLost, match=reason):
             await taken.finish([])
         await fine.finish([])
 

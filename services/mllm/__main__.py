@@ -11,8 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from shared.logs import configure
 from shared.settings import Settings, SettingsError, describe
@@ -61,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(settings: Settings) -> int:
     from services.mllm.announcing import StartupAnnouncer
+    from services.mllm.ending import end_on_signals
     from services.mllm.service import Service, install
     from shared.jobs import UnfitServer
     from shared.status import serve_status
@@ -69,13 +69,13 @@ def _run(settings: Settings) -> int:
         raise Refused("LLMGA_MLLM__MODEL is not set: give the folder or the hub id of an LLMGA checkpoint")
     service = Service(settings)
     install(service)
-    unfit: list[UnfitServer] = []
 
     def refused(error: UnfitServer) -> None:
-        unfit.append(error)
+        _log.error("%s", error)
+        service.exit_status = EXIT_REFUSED
         os.kill(os.getpid(), signal.SIGTERM)
 
-    signal.signal(signal.SIGTERM, _interrupt)  # vLLM takes it over, and then our plugin
+    end_on_signals(lambda: service.exit_status)  # until the server is up: then our plugin drains
     with ExitStack() as closing:
         if port := settings.mllm.metrics_port:
             try:
@@ -88,12 +88,7 @@ def _run(settings: Settings) -> int:
         announcer = StartupAnnouncer(service, refused)
         closing.callback(announcer.close)
         service.taken_over = announcer.close
-        try:
-            _serve(service)
-        except KeyboardInterrupt:
-            if unfit:
-                raise Refused(str(unfit[0])) from None
-            _log.info("ended during start-up")
+        _serve(service)
     return service.exit_status
 
 
@@ -114,10 +109,6 @@ def _serve(service: "Service") -> None:
         serve(settings, service.prepared, model=service.model)
     except (CheckpointError, DeviceMissing) as error:
         raise Refused(str(error)) from None
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from pathlib import Path
 from services.mllm.checkpoints import Prepared
 from shared.settings import Settings
 
-PLUGINS = ("llmga_torchvision", "llmga")
-# A smaller model gains nothing from a second thread; on a busy machine it waits a time slice at every barrier.
+PLUGINS = ("llmga_torchvision", "llmga_parent", "llmga")
+# A smaller model gains nothing from a second thread; on a busy machine it waits a time slice at every
+# barrier.
 ONE_THREAD_PARAMETERS = 50_000_000
 CPU_BATCHED_TOKENS = 4_096  # of prompts in one step
 MAX_LOGPROBS = 20  # per generated token, for those who check a deployment
@@ -68,8 +69,9 @@ def vllm_arguments(settings: Settings, prepared: Prepared, *, model: str, is_cpu
         "--disable-uvicorn-access-log",
     ]
     if is_cpu:
-        # A seeded request whose prompt is computed in two steps ends the engine: vLLM rewinds the generator then,
-        # which those of torch's CPU device do not offer. Whole prompts need a budget that holds the longest.
+        # A seeded request whose prompt is computed in two steps ends the engine: vLLM rewinds the generator
+        # then, which those of torch's CPU device do not offer. Whole prompts need a budget that holds the
+        # longest.
         arguments += [
             "--enforce-eager",
             "--no-enable-chunked-prefill",

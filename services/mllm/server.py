@@ -39,14 +39,15 @@ def serve(settings: Settings, prepared: Prepared, *, model: str) -> None:
 
     register()  # vLLM imports torchvision before it runs its plugins
     import uvloop
-    from vllm.entrypoints.launchers.api_server.entry import run_server
+    from vllm.entrypoints.launchers.api_server.entry import run_server_worker, setup_server
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     arguments = vllm_arguments(settings, prepared, model=model, is_cpu=is_cpu)
     parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
     validate_parsed_serve_args(parsed)
+    address, sock = setup_server(parsed, reuse_port=False)
     # The records of uvicorn reach our handler, as all others do.
-    server = run_server(parsed, log_config=None, timeout_graceful_shutdown=KEEP_CONNECTIONS_S)
+    server = run_server_worker(address, sock, parsed, log_config=None, timeout_graceful_shutdown=KEEP_CONNECTIONS_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(server)

@@ -76,11 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def mllm(folder: Path) -> None:
         from training.minis.mllm import build_mllm
 
+        say(f"building the language model (seed {options.seed}, {steps} steps)")
         build_mllm(folder, seed=options.seed, teach_steps=steps, progress=lambda text: say(f"  {text}"))
 
     def sd15(folder: Path) -> None:
         from training.minis.diffusion import build_sd15
 
+        say(f"building the diffusion model (seed {options.seed})")
         build_sd15(folder, seed=options.seed)
 
     meta = {"version": VERSION, "seed": options.seed}
@@ -91,7 +93,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, build, part_meta in parts:
         folder = options.target / name
         started = time.monotonic()
-        say(f"{folder}: building")
         try:
             is_new = ensure(folder, build, part_meta)
         except NotOurs as error:

@@ -13,6 +13,8 @@ from typing import Any
 
 import httpx
 
+from services.mllm.ending import descendants
+
 START_S = 300.0  # half a minute on a quiet machine
 END_S = 90.0
 
@@ -22,16 +24,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def descendants(pid: int) -> list[int]:
-    """Return the ids of a process's children, their children and so on."""
-    parents: dict[int, int] = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
-    children = [child for child, parent in parents.items() if parent == pid]
-    return children + [below for child in children for below in descendants(child)]
 
 
 class RunningService:
@@ -78,9 +70,17 @@ class RunningService:
         """Ask the process to end."""
         self.process.send_signal(signal.SIGTERM)
 
+    def workers(self) -> list[int]:
+        """Return vLLM's processes; without the one that ends by itself after it has removed the shared memory."""
+        return [
+            pid
+            for pid in descendants(self.process.pid)
+            if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+
     def kill_descendants(self) -> None:
         """End the processes that vLLM started, at once."""
-        for pid in descendants(self.process.pid):
+        for pid in self.workers():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 

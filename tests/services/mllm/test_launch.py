@@ -60,7 +60,7 @@ def test_an_explicit_dtype_is_kept() -> None:
 
 def test_processes_see_both_plugins_and_no_network() -> None:
     given = vllm_environment(Settings.load({}), is_cpu=False, parameters=1)
-    assert set(given["VLLM_PLUGINS"].split(",")) == {"llmga_torchvision", "llmga"}
+    assert set(given["VLLM_PLUGINS"].split(",")) == {"llmga_torchvision", "llmga_parent", "llmga"}
     assert (given["HF_HUB_OFFLINE"], given["VLLM_NO_USAGE_STATS"]) == ("1", "1")
     assert "PYTHONPATH" not in given
 

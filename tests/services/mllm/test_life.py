@@ -13,6 +13,7 @@ import pytest
 from shared.contracts import EventType, JobStatus, Phase
 from shared.jobs import JobQueue, connect
 from shared.settings import QueueSettings, RedisSettings
+from tests.processes import is_running, until
 from tests.services.mllm.running import START_S, RunningService, running
 from tests.services.mllm.submitting import jobs_of
 from tests.valkey import Server, forget_namespace
@@ -152,3 +153,40 @@ def test_a_queue_that_may_lose_jobs_is_refused_while_loading(mini: Path, tmp_pat
     log = service.log.read_text()
     assert "noeviction" in log
     assert not re.search(r"^Traceback", log, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_sigterm_during_the_start_ends_everything_that_was_started(mini: Path, valkey: Server, tmp_path: Path) -> None:
+    namespace = f"t{uuid.uuid4().hex[:12]}"
+    with running(tmp_path, mini, valkey.url, namespace) as service:
+        until(lambda: bool(service.workers()), limit_s=START_S, what="the engine process")
+        workers = service.workers()
+        service.terminate()
+        assert service.wait_ended() == 0, service.log.read_text()[-8_000:]
+        assert not [pid for pid in workers if is_running(pid)]
+    with valkey.client() as client:
+        forget_namespace(client, namespace)
+
+
+def test_a_process_that_vllm_started_ends_with_its_parent(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import multiprocessing, os, time\n"
+        "from services.mllm.parent import watch\n"
+        "def child():\n"
+        "    watch(); watch()\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(600)\n"
+        "if __name__ == '__main__':\n"
+        "    watch()\n"  # has no parent of ours: does nothing
+        "    multiprocessing.get_context('spawn').Process(target=child).start()\n"
+        "    time.sleep(600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert is_running(child)
+    parent.kill()
+    parent.wait()
+    until(lambda: not is_running(child), what="the end of the child")
+    parent.stdout.close()

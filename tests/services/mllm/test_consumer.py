@@ -1,0 +1,156 @@
+"""The handler of claims over the real queue and a scripted engine: rates, cancels, priorities."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator
+
+import pytest
+from redis.asyncio import Redis
+
+from services.mllm.consumer import MAX_DELTAS_PER_S, PromptJobs
+from services.mllm.writing import Piece, Sampling
+from shared.contracts import EventType, GenerationRequest, JobStatus, Lane, Stage, Task
+from shared.errors import PromptEmpty
+from shared.jobs import DEFAULT_TENANT, Claim, EventFollower, JobCanceled, JobQueue
+from shared.settings import MLLMSettings
+from tests.services.mllm.test_writing import ScriptedEngine, writer
+
+
+class Clock:
+    """Time that passes only when something is written."""
+
+    def __init__(self, step_s: float) -> None:
+        self.now = 100.0
+        self.step_s = step_s
+
+    def __call__(self) -> float:
+        self.now += self.step_s
+        return self.now
+
+
+class SilentEngine(ScriptedEngine):
+    """Begins, says so, and then writes nothing more until it is left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = asyncio.Event()
+
+    async def generate(
+        self, token_ids: list[int], sampling: Sampling, *, request_id: str, priority: int
+    ) -> AsyncGenerator[Piece, None]:
+        try:
+            yield Piece("<gen_image> fox", [1])
+            self.begun.set()
+            await asyncio.Event().wait()
+        finally:
+            self.closed = True
+
+
+class RememberingEngine(ScriptedEngine):
+    """Remembers the priorities and ids that it was given."""
+
+    def __init__(self) -> None:
+        super().__init__("<gen_image>a</gen_image>")
+        self.requests: list[tuple[str, int]] = []
+
+    def generate(
+        self, token_ids: list[int], sampling: Sampling, *, request_id: str, priority: int
+    ) -> AsyncGenerator[Piece, None]:
+        self.requests.append((request_id, priority))
+        return super().generate(token_ids, sampling, request_id=request_id, priority=priority)
+
+
+async def claimed(queue: JobQueue, *, lane: Lane = Lane.INTERACTIVE) -> Claim:
+    """Return a claim on a new job of task `prompt`."""
+    await queue.submit(
+        GenerationRequest(task=Task.PROMPT, instruction="draw a fox", seed=5, lane=lane),
+        job_id=uuid.uuid4().hex,
+        stage=Stage.PROMPT,
+        batch_key="mini",
+        body_hash="0" * 64,
+    )
+    claim = await queue.claim(Stage.PROMPT, worker="worker-1")
+    assert claim is not None
+    return claim
+
+
+async def deltas_of(queue: JobQueue, redis: Redis, job_id: str) -> list[str]:
+    """Return the texts of a finished job's deltas."""
+    follower = EventFollower(redis, queue)
+    try:
+        return [
+            event.data["text"]
+            async for event in follower.follow(job_id)
+            if event is not None and event.type is EventType.PROMPT_DELTA
+        ]
+    finally:
+        await follower.aclose()
+
+
+@pytest.mark.parametrize(("step_s", "at_most"), [(0.001, 300 * 0.001 * MAX_DELTAS_PER_S + 2), (1.0, 300)])
+async def test_deltas_are_told_at_a_bounded_rate_and_concatenate_to_the_prompt(
+    queue: JobQueue, redis_client: Redis, step_s: float, at_most: float
+) -> None:
+    engine = ScriptedEngine("<gen_image>", *[f" w{number}" for number in range(300)], "</gen_image>")
+    claim = await claimed(queue)
+    await PromptJobs(writer(engine), MLLMSettings(), clock=Clock(step_s)).handle(claim)
+    job = await queue.get(claim.job.id, tenant=DEFAULT_TENANT)
+    deltas = await deltas_of(queue, redis_client, claim.job.id)
+    assert job.status is JobStatus.SUCCEEDED
+    assert job.prompt is not None
+    assert "".join(deltas) == job.prompt.text == " ".join(f"w{number}" for number in range(300))
+    assert 1 < len(deltas) <= at_most
+
+
+async def test_the_job_s_seed_and_the_settings_reach_the_engine(queue: JobQueue) -> None:
+    engine = ScriptedEngine("<gen_image>a</gen_image>")
+    settings = MLLMSettings(temperature=0.7, max_tokens=33)
+    await PromptJobs(writer(engine), settings).handle(await claimed(queue))
+    (sampling,) = engine.asked
+    assert (sampling.seed, sampling.temperature, sampling.max_tokens) == (5, 0.7, 33)
+
+
+async def test_batch_work_has_a_higher_number_than_interactive_work(queue: JobQueue) -> None:
+    engine = RememberingEngine()
+    jobs = PromptJobs(writer(engine), MLLMSettings())
+    interactive, batch = await claimed(queue), await claimed(queue, lane=Lane.BATCH)
+    await jobs.handle(interactive)
+    await jobs.handle(batch)
+    (first_id, first), (second_id, second) = engine.requests
+    assert first < second
+    assert first_id.startswith(interactive.job.id)
+    assert second_id.startswith(batch.job.id)
+
+
+async def test_a_canceled_job_leaves_an_engine_that_is_silent(queue: JobQueue) -> None:
+    engine = SilentEngine()
+    claim = await claimed(queue)
+    handling = asyncio.create_task(PromptJobs(writer(engine), MLLMSettings()).handle(claim))
+    await engine.begun.wait()
+    await queue.cancel(claim.job.id, tenant=DEFAULT_TENANT)
+    claim.lose(JobCanceled("canceled"))  # as the consumer does when it is told
+    async with asyncio.timeout(60):
+        await asyncio.gather(handling, return_exceptions=True)
+    assert engine.closed
+    assert claim.canceled
+    assert (await queue.get(claim.job.id, tenant=DEFAULT_TENANT)).status is JobStatus.CANCELED
+
+
+async def test_a_worker_that_ends_stops_writing_and_keeps_the_claim_to_give_back(queue: JobQueue) -> None:
+    engine = SilentEngine()
+    claim = await claimed(queue)
+    handling = asyncio.create_task(PromptJobs(writer(engine), MLLMSettings()).handle(claim))
+    await engine.begun.wait()
+    handling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await handling
+    assert engine.closed
+    await claim.release()
+    assert (await queue.get(claim.job.id, tenant=DEFAULT_TENANT)).attempts == 0
+
+
+async def test_an_answer_without_a_prompt_is_the_job_s_own_error(queue: JobQueue) -> None:
+    with pytest.raises(PromptEmpty):
+        await PromptJobs(writer(ScriptedEngine("<gen_image>", "</gen_image>")), MLLMSettings()).handle(
+            await claimed(queue)
+        )

@@ -41,6 +41,8 @@ class EventFollower:
         self._redis = redis
         self._queue = queue
         self._listener = Listener(redis)
+        self._waiting: dict[str, set[asyncio.Event]] = {}  # who waits for a job to rest
+        self._hears_of_rest = False
 
     async def aclose(self) -> None:
         """Close the connection; running followers go on by looking every second."""
@@ -97,19 +99,16 @@ class EventFollower:
     async def wait(self, job_id: str, *, timeout_s: float) -> bool:
         """Wait until the job has ended or is held for approval; return False after `timeout_s`.
 
-        It reads no events, so it costs less than `follow`.
+        It reads no events and shares one subscription with all others who wait, so it costs less than `follow`.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_s
         news = asyncio.Event()
-
-        def tell(event: str | None) -> None:
-            if event is None or event in _RESTING_EVENTS:
-                news.set()
-
-        channel = self._queue.notify_channel(job_id)
-        await self._listener.subscribe(channel, tell)
+        self._waiting.setdefault(job_id, set()).add(news)
         try:
+            if not self._hears_of_rest:
+                self._hears_of_rest = True
+                await self._listener.subscribe(self._queue.rest_channel, self._told_of_rest)
             while True:
                 raise_if_canceled()
                 news.clear()
@@ -124,7 +123,17 @@ class EventFollower:
                 except TimeoutError:
                     continue
         finally:
-            await self._listener.unsubscribe(channel, tell)
+            waiting = self._waiting[job_id]
+            waiting.discard(news)
+            if not waiting:
+                del self._waiting[job_id]
+
+    def _told_of_rest(self, job_id: str | None) -> None:
+        """Wake those who wait for one job, or all when messages may have been lost."""
+        groups = self._waiting.values() if job_id is None else (self._waiting.get(job_id, ()),)
+        for group in groups:
+            for news in group:
+                news.set()
 
     async def _page(self, job_id: str, after: str) -> list[Event] | None:
         """Return the next events; None when the server does not answer."""
@@ -165,4 +174,3 @@ class EventFollower:
 
 _OVER = frozenset({"gone", *TERMINAL})
 _RESTING = frozenset({*_OVER, JobStatus.AWAITING_APPROVAL})
-_RESTING_EVENTS = frozenset({EventType.SUCCEEDED, EventType.FAILED, EventType.CANCELED, EventType.AWAITING_APPROVAL})

@@ -94,6 +94,11 @@ class JobQueue:
         """Return the channel on which a job's new events are told, by the type of the last one."""
         return f"{self.scripts.base}notify:{job_id}"
 
+    @property
+    def rest_channel(self) -> str:
+        """The channel on which jobs that have ended, or wait for approval, are told by their ids."""
+        return f"{self.scripts.base}rested"
+
     def wake_channel(self, stage: Stage) -> str:
         """Return the channel on which new work of a stage is told, by its batch key."""
         return f"{self.scripts.base}wake:{stage}"

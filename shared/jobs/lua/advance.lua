@@ -17,6 +17,7 @@ elseif next_step == 'awaiting_approval' then
   -- Nothing waits for ever: unapproved jobs are dropped when finished ones would be, or at their deadline.
   redis.call('ZADD', deadlines, math.min(tonumber(job.deadline or math.huge), now_ms + retention_s * 1000), id)
   append(id, 'job.awaiting_approval', '{}')
+  tell_rest(id)
 else
   job.stage = 'render'
   redis.call('HSET', job_key(id), 'attempts', 0)

@@ -135,12 +135,16 @@ local function drain_rate(stage)
   return string.format('%.6f', (count - 1) * 1000 / window_ms)
 end
 
+-- Tell those who wait for a job that nothing more happens to it, or nothing before it is approved.
+local function tell_rest(id) redis.call('PUBLISH', base .. 'rested', id) end
+
 -- End a job for good; what is kept of it expires.
 local function conclude(job, status, event, data)
   redis.call('HSET', job_key(job.id), 'status', status, 'updated', now_ms, 'finished', now_ms)
   append(job.id, event, data)
   redis.call('EXPIRE', job_key(job.id), retention_s)  -- safeguard: retention
   redis.call('EXPIRE', events_key(job.id), retention_s)
+  tell_rest(job.id)
 end
 
 local function fail_job(job, problem)

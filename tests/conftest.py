@@ -1,5 +1,6 @@
 """Fixtures for every test: one real Valkey server per run, a fresh namespace of it per test."""
 
+import signal
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,11 @@ from shared.jobs import JobQueue, connect
 from shared.settings import QueueSettings, RedisSettings
 from tests.system import system as system
 from tests.valkey import Server, forget_namespace, leaked_keys
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C again where a shell has started the run in the background: what it starts inherits this."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from gateway.resolve import Resolved, resolve
 from shared.contracts import TERMINAL, GenerationRequest, JobStatus
 from shared.errors import ModelNotServed, NoWorker, QueueUnavailable
 from shared.jobs import Submitted
-from shared.jobs.follower import START
+from shared.jobs.follower import START, Watch
 from shared.logs import bind
 
 SEEDS = 2**32  # short enough to be read out, and every library takes it
@@ -40,32 +40,42 @@ async def create_generation(request: Request) -> Response:
     backend = answering_backend_of(request)
     wanted, body_hash = await read_model(request, GenerationRequest)
     key = negotiation.idempotency_key(request.headers.get("idempotency-key"))
+    accept = negotiation.best_media_type(request.headers.get("accept"), ("application/json", sse.MEDIA_TYPE))
+    wait_s = negotiation.preferred_wait_s(request.headers.getlist("prefer"), backend.settings.gateway.max_wait_s)
     resolved = await _resolve(wanted, backend)
     job_id = f"job_{secrets.token_hex(16)}"
-    with bind(job_id=job_id):
-        submitted = await backend.queue.submit(
-            resolved.request,
-            job_id=job_id,
-            stage=resolved.stage,
-            prompt=resolved.prompt,
-            batch_key=resolved.batch_key,
-            body_hash=body_hash,
-            idempotency_key=key,
-        )
-        if submitted.created:
-            _log.info("job accepted", extra={"instruction": wanted.instruction})
-    headers = {"Location": links(submitted.job.id)["self"]}
-    if not submitted.created:
-        headers["Idempotency-Replayed"] = "true"
+
+    async def submit() -> tuple[Submitted, dict[str, str]]:
+        with bind(job_id=job_id):
+            submitted = await backend.queue.submit(
+                resolved.request,
+                job_id=job_id,
+                stage=resolved.stage,
+                prompt=resolved.prompt,
+                batch_key=resolved.batch_key,
+                body_hash=body_hash,
+                idempotency_key=key,
+            )
+            if submitted.created:
+                _log.info("job accepted", extra={"instruction": wanted.instruction})
+        headers = {"Location": links(submitted.job.id)["self"]}
+        if not submitted.created:
+            headers["Idempotency-Replayed"] = "true"
+        return submitted, headers
+
     is_awaited = key is None  # see the module's docstring
-    accept = negotiation.best_media_type(request.headers.get("accept"), ("application/json", sse.MEDIA_TYPE))
     if accept == sse.MEDIA_TYPE:
-        return _stream(backend, submitted, headers, is_awaited)
-    wait_s = negotiation.preferred_wait_s(request.headers.getlist("prefer"), backend.settings.gateway.max_wait_s)
+        return _stream(backend, *await submit(), is_awaited)
     if wait_s is None:
+        submitted, headers = await submit()
         return job_response(submitted.job, 202, headers)
-    headers["Preference-Applied"] = f"wait={wait_s:g}"
-    return await _wait(request, backend, submitted, headers, wait_s, is_awaited)
+    async with backend.follower.watch(job_id) as watch:  # from before it exists, so that nothing is missed
+        submitted, headers = await submit()
+        headers["Preference-Applied"] = f"wait={wait_s:g}"
+        if submitted.created:
+            return await _wait(request, backend, submitted, headers, watch, wait_s, is_awaited)
+    async with backend.follower.watch(submitted.job.id) as watch:
+        return await _wait(request, backend, submitted, headers, watch, wait_s, is_awaited)
 
 
 async def _resolve(wanted: GenerationRequest, backend: Backend) -> Resolved:
@@ -95,13 +105,14 @@ async def _wait(
     backend: Backend,
     submitted: Submitted,
     headers: dict[str, str],
+    watch: Watch,
     wait_s: float,
     is_awaited: bool,
 ) -> Response:
     job = submitted.job
 
     async def ended() -> None:
-        await backend.follower.wait(job.id, timeout_s=wait_s)
+        await watch.rested(timeout_s=wait_s, is_new=submitted.created)
 
     if wait_s > 0 and job.status not in TERMINAL and job.status is not JobStatus.AWAITING_APPROVAL:
         ending = await while_connected(ended(), request.receive, backend.drain)

@@ -5,10 +5,12 @@ messages only say when to look again. A follower rides out an outage of the serv
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import cast
 
 from redis.asyncio import Redis
@@ -41,7 +43,7 @@ class EventFollower:
         self._redis = redis
         self._queue = queue
         self._listener = Listener(redis)
-        self._waiting: dict[str, set[asyncio.Event]] = {}  # who waits for a job to rest
+        self._watches: dict[str, set[Watch]] = {}
         self._hears_of_rest = False
 
     async def aclose(self) -> None:
@@ -101,39 +103,31 @@ class EventFollower:
 
         It reads no events and shares one subscription with all others who wait, so it costs less than `follow`.
         """
-        loop = asyncio.get_running_loop()
-        end = loop.time() + timeout_s
-        news = asyncio.Event()
-        self._waiting.setdefault(job_id, set()).add(news)
+        async with self.watch(job_id) as watch:
+            return await watch.rested(timeout_s=timeout_s)
+
+    @asynccontextmanager
+    async def watch(self, job_id: str) -> AsyncIterator["Watch"]:
+        """Hear of a job's rest from now on, also of a job that is submitted only afterwards."""
+        watch = Watch(self, job_id)
+        self._watches.setdefault(job_id, set()).add(watch)
         try:
             if not self._hears_of_rest:
                 self._hears_of_rest = True
                 await self._listener.subscribe(self._queue.rest_channel, self._told_of_rest)
-            while True:
-                raise_if_canceled()
-                news.clear()
-                if await self._status(job_id) in _RESTING:
-                    return True
-                rest_s = end - loop.time()
-                if rest_s <= 0:
-                    return False
-                try:
-                    async with asyncio.timeout(min(POLL_S, rest_s)):
-                        await news.wait()
-                except TimeoutError:
-                    continue
+            yield watch
         finally:
-            waiting = self._waiting[job_id]
-            waiting.discard(news)
-            if not waiting:
-                del self._waiting[job_id]
+            watches = self._watches[job_id]
+            watches.discard(watch)
+            if not watches:
+                del self._watches[job_id]
 
     def _told_of_rest(self, job_id: str | None) -> None:
         """Wake those who wait for one job, or all when messages may have been lost."""
-        groups = self._waiting.values() if job_id is None else (self._waiting.get(job_id, ()),)
+        groups = self._watches.values() if job_id is None else (self._watches.get(job_id, ()),)
         for group in groups:
-            for news in group:
-                news.set()
+            for watch in group:
+                watch.tell(is_certain=job_id is not None)
 
     async def _page(self, job_id: str, after: str) -> list[Event] | None:
         """Return the next events; None when the server does not answer."""
@@ -156,7 +150,7 @@ class EventFollower:
             for entry_id, fields in entries
         ]
 
-    async def _status(self, job_id: str) -> str:
+    async def status(self, job_id: str) -> str:
         """Return the job's status; `gone` when there is no job, `` when the server does not answer."""
         try:
             status = await self._redis.hget(self._queue.job_key(job_id), "status")
@@ -167,9 +161,44 @@ class EventFollower:
         return cast(str, status) if status is not None else "gone"
 
     async def _is_over(self, job_id: str, after: str) -> bool:
-        if await self._status(job_id) not in _OVER:
+        if await self.status(job_id) not in _OVER:
             return False
         return await self._page(job_id, after) == []  # the last event may have come between the two reads
+
+
+class Watch:
+    """Attention to one job; made by `EventFollower.watch`."""
+
+    def __init__(self, follower: EventFollower, job_id: str) -> None:
+        self._follower = follower
+        self._job_id = job_id
+        self._news = asyncio.Event()
+        self._rests = False
+
+    def tell(self, *, is_certain: bool) -> None:
+        """Say that the job rests, or that it may rest by now."""
+        self._rests = self._rests or is_certain
+        self._news.set()
+
+    async def rested(self, *, timeout_s: float, is_new: bool = False) -> bool:
+        """Wait until the job has ended or is held for approval; return False after `timeout_s`.
+
+        A job that was submitted under this watch (`is_new`) is looked at only when there is news.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout_s
+        if not is_new:
+            self._news.set()
+        while True:
+            raise_if_canceled()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, min(POLL_S, end - loop.time()))):
+                    await self._news.wait()
+            self._news.clear()
+            if self._rests or await self._follower.status(self._job_id) in _RESTING:
+                return True
+            if loop.time() >= end:
+                return False
 
 
 _OVER = frozenset({"gone", *TERMINAL})

@@ -127,7 +127,7 @@ def drive(url: str, connections: int, duration_s: int) -> Load:
 @contextmanager
 def system() -> Iterator[tuple[str, str]]:
     """Run Valkey, the worker, the gateway and the bare route; yield the URLs of the last two."""
-    redis_port, port, bare_port = _free_ports(3)
+    redis_port, port, bare_port = free_ports(3)
     with TemporaryDirectory(prefix="llmga-plumbing-") as home, ExitStack() as running:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LLMGA_")} | {
             "LLMGA_HOME": home,
@@ -164,7 +164,8 @@ def _process(command: Sequence[str], environment: dict[str, str]) -> Iterator[No
             process.wait()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports of this host that nothing listens on."""
     with ExitStack() as listening:
         sockets = [listening.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -209,7 +210,7 @@ def store(rows: Sequence[Row], duration_s: int) -> None:
     """Write the result and the table."""
     machine = {
         "cpus": os.cpu_count(),
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "system": platform.platform(),
         "python": platform.python_version(),
     }
@@ -237,7 +238,8 @@ def store(rows: Sequence[Row], duration_s: int) -> None:
     README.write_text(f"{before}{BEGIN}\n{note}\n\n{table(rows)}\n{END}{after}")
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """Return the name of this machine's processor."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()

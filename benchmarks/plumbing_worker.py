@@ -8,13 +8,19 @@ import signal
 
 import uvloop
 
-from shared.contracts import Announcement, Phase, Scheduler, ServedModel, Stage
+from shared.contracts import Announcement, Phase, Scheduler, ServedModel, Stage, Task
 from shared.jobs import Claim, Consumer, JobQueue, connect
 from shared.settings import Settings, worker_name
 
 CAPACITY = 64  # more than the load has connections
 MODEL = ServedModel(
-    name="noop", default=True, size="512x512", num_inference_steps=20, guidance_scale=7.5, scheduler=Scheduler.DDIM
+    name="noop",
+    default=True,
+    tasks=[Task.TEXT_TO_IMAGE],
+    size="512x512",
+    num_inference_steps=20,
+    guidance_scale=7.5,
+    scheduler=Scheduler.DDIM,
 )
 
 

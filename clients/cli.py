@@ -108,7 +108,13 @@ def parser() -> argparse.ArgumentParser:
         action.add_argument("job", help="the job's id")
         _add_server_options(action)
 
-    _add_server_options(add("models", _models, "list the models that are served now"))
+    models = add("models", _models, "list the models that are served now")
+    models.add_argument(
+        "--published",
+        action="store_true",
+        help="list every published LLMGA checkpoint instead, with what it takes to serve it; needs no server",
+    )
+    _add_server_options(models)
 
     up = add("up", _up, "start a whole system on this machine and keep it running")
     up.add_argument("--port", type=int, help="of the gateway (LLMGA_GATEWAY__PORT, 8080); 0 for any free one")
@@ -219,6 +225,8 @@ def _cancel(options: argparse.Namespace) -> int:
 def _models(options: argparse.Namespace) -> int:
     import json
 
+    if options.published:
+        return _published(as_json=options.json)
     with _client(options) as client:
         models = client.models()
     if options.json:
@@ -228,6 +236,32 @@ def _models(options: argparse.Namespace) -> int:
         about = [f"{model.get('stage', ''):<7}", f"{model.get('kind') or '':<7}", f"{model.get('size') or '':<9}"]
         about += ["ready" if model.get("ready") else "starting", "default" if model.get("default") else ""]
         print("  ".join([f"{model['id']:<32}", *about]).rstrip())
+    return OK
+
+
+def _published(*, as_json: bool) -> int:
+    import json
+
+    from shared.contracts.published import PUBLISHED
+
+    if as_json:
+        print(json.dumps([model.model_dump(mode="json") for model in PUBLISHED], indent=2))
+        return OK
+    head = ("HUB ID", "STAGE", "FAMILY", "LANGUAGES", "PARAMETERS", "GB AT 16 BITS", "8 BITS", "4 BITS")
+    rows = [
+        (
+            model.hub_id,
+            model.stage,
+            model.family + (f" {model.task}" if model.task else "") + (" (superseded)" if model.superseded else ""),
+            ",".join(model.languages),
+            f"{model.parameters / 1e9:.2f} B",
+            *(f"{size:.1f}" for size in model.memory_gb.values()),
+        )
+        for model in PUBLISHED
+    ]
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for row in (head, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return OK
 
 

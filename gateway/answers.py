@@ -6,8 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.fleet import View
 from gateway.offers import Offer, Offers
-from shared.contracts import Announcement, Phase, Scheduler, Stage
+from shared.contracts import Announcement, Phase, Scheduler, Stage, Task
 from shared.contracts.generation import PromptEncoding
+from shared.contracts.published import PUBLISHED, Language, PublishedModel
 
 
 class ModelCard(BaseModel):
@@ -21,7 +22,14 @@ class ModelCard(BaseModel):
     ready: bool = Field(description="Whether a worker takes jobs for it now; otherwise they wait for one that starts.")
     workers: int = Field(description="Live workers that serve it.")
     default: bool = Field(description="Whether a request that names no model gets this one.")
+    tasks: list[Task] = Field(default_factory=list, description="What can be asked of it.")
     kind: str | None = Field(default=None, description="`sd15` or `sdxl`; the family for a language model.")
+    source: str | None = Field(default=None, description="Name of the checkpoint, as published or as its folder's.")
+    languages: list[Language] | None = Field(default=None, description="Of a published language model.")
+    parameters: int | None = None
+    dtype: str | None = Field(default=None, description="Number format that the model computes in.")
+    quantization: str | None = Field(default=None, description="How the weights are held in fewer bits, if they are.")
+    max_model_len: int | None = Field(default=None, description="Context of a language model in tokens.")
     size: str | None = None
     max_side_px: int | None = None
     num_inference_steps: int | None = None
@@ -29,7 +37,7 @@ class ModelCard(BaseModel):
     scheduler: Scheduler | None = None
     schedulers: list[Scheduler] = Field(default_factory=list)
     prompt_encodings: list[PromptEncoding] = Field(default_factory=list)
-    max_prompt_tokens: int | None = None
+    max_prompt_tokens: dict[PromptEncoding, int] = Field(default_factory=dict)
 
     @classmethod
     def of(cls, offer: Offer, default_model: str | None) -> Self:
@@ -47,17 +55,23 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All models that are served, in the shape of OpenAI's list."""
+    """All models that are served, in the shape of OpenAI's list; what else could be, if asked for."""
 
     model_config = ConfigDict(extra="forbid")
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+    published: list[PublishedModel] | None = Field(
+        default=None, description="With `?published`: every published LLMGA checkpoint, and what it takes to serve it."
+    )
 
     @classmethod
-    def of(cls, offers: Offers) -> Self:
+    def of(cls, offers: Offers, *, published: bool = False) -> Self:
         """Return the list."""
-        return cls(data=[ModelCard.of(offer, offers.default_model) for offer in offers.models])
+        return cls(
+            data=[ModelCard.of(offer, offers.default_model) for offer in offers.models],
+            published=list(PUBLISHED) if published else None,
+        )
 
 
 class StageReadiness(BaseModel):

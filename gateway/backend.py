@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from gateway.drain import Drain
 from gateway.fleet import Fleet
+from gateway.pictures import Pictures
 from gateway.tasks import background
 from shared.artifacts import ArtifactStore, open_store
 from shared.jobs import EventFollower, JobQueue, check_server, connect
@@ -22,6 +23,7 @@ class Backend:
     queue: JobQueue
     follower: EventFollower
     artifacts: ArtifactStore
+    pictures: Pictures
     fleet: Fleet
     drain: Drain
 
@@ -43,7 +45,7 @@ async def open_backend(settings: Settings, drain: Drain) -> AsyncIterator[Backen
         fleet = Fleet(queue, artifacts)
         await fleet.look_again()
         async with aclosing(follower), background(fleet.beat(), fleet.tend(), fleet.sweep()):
-            yield Backend(settings, queue, follower, artifacts, fleet, drain)
+            yield Backend(settings, queue, follower, artifacts, Pictures(artifacts), fleet, drain)
     finally:
         await redis.aclose()
 

@@ -71,6 +71,8 @@ def _example(kind: type[errors.LLMGAError]) -> dict[str, Any]:
 
 
 _DETAILS = {
+    "invalid_image": "The PNG file is damaged: it ends too early.",
+    "store_unavailable": "The picture could not be stored.",
     "invalid_request": "The request was not accepted because of: n.",
     "malformed_json": "The body stops being JSON at line 1, column 17.",
     "model_not_served": "No worker serves the model of that name.",
@@ -124,11 +126,13 @@ CREATE_GENERATION: dict[str, Any] = {
             errors.BodyTooLarge,
             errors.UnsupportedMediaType,
             errors.InvalidRequest,
+            errors.InvalidImage,
             errors.ModelNotServed,
             errors.IdempotencyConflict,
             errors.QueueFull,
             errors.NoWorker,
             errors.QueueUnavailable,
+            errors.StoreUnavailable,
         ),
     },
     "openapi_extra": {
@@ -229,6 +233,40 @@ APPROVE_JOB: dict[str, Any] = {
     },
 }
 
+UPLOAD_IMAGE: dict[str, Any] = {
+    "status_code": 201,
+    "operation_id": "upload_image",
+    "responses": {
+        201: _json(
+            "The picture is kept. The same pixels always get the same id.",
+            "UploadedImage",
+            examples.UPLOADED_IMAGE,
+            Location="The picture.",
+        ),
+        **_problems(
+            errors.MalformedJSON,
+            errors.BodyTooLarge,
+            errors.UnsupportedMediaType,
+            errors.InvalidRequest,
+            errors.InvalidImage,
+            errors.StoreUnavailable,
+        ),
+    },
+    "openapi_extra": {
+        "parameters": [_REQUEST_ID],
+        "requestBody": {
+            "required": True,
+            "content": {
+                JSON: {
+                    "schema": _ref("Upload"),
+                    "examples": {"a red pixel": {"value": {"image": examples.PIXEL}}},
+                },
+                **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in _IMAGE_TYPES},
+            },
+        },
+    },
+}
+
 GET_IMAGE: dict[str, Any] = {
     "operation_id": "get_image",
     "responses": {
@@ -254,7 +292,19 @@ LIST_MODELS: dict[str, Any] = {
         200: _json("The models that live workers serve.", "ModelList", examples.MODELS),
         **_problems(errors.QueueUnavailable),
     },
-    "openapi_extra": {"parameters": [_REQUEST_ID]},
+    "openapi_extra": {
+        "parameters": [
+            _REQUEST_ID,
+            {
+                "name": "published",
+                "in": "query",
+                "required": False,
+                "allowEmptyValue": True,
+                "schema": {"type": "string"},
+                "description": "If present, the published LLMGA checkpoints are listed too, with what they take.",
+            },
+        ]
+    },
 }
 
 LIVEZ: dict[str, Any] = {

@@ -4,6 +4,10 @@ from typing import Any
 
 JOB_ID = "job_0f9c2ab47d1e4c55a1f0b3d2c4e5f607"
 IMAGE_ID = "img_3b5d5c3712955042212316173ccf37be80ac3f51"
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAAAXNSR0IArs4c6QAAAAxJ"
+    "REFUeAFj+s/AAAADCQECFZY2rgAAAABJRU5ErkJggg=="
+)
 
 REQUESTS: dict[str, dict[str, Any]] = {
     "smallest": {
@@ -32,6 +36,10 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "summary": "Your own prompt, without the language model",
         "value": {"instruction": "a snowman at night, falling snow, blue light", "prompt_mode": "verbatim"},
     },
+    "similar": {
+        "summary": "A picture like an uploaded one",
+        "value": {"task": "similar", "image": IMAGE_ID, "instruction": "at night"},
+    },
     "prompt": {
         "summary": "A generation prompt only",
         "value": {"task": "prompt", "instruction": "draw a snowman at night"},
@@ -56,6 +64,7 @@ _REQUEST: dict[str, Any] = {
     "guidance_scale": 7.5,
     "scheduler": "ddim",
     "prompt_encoding": "llmga",
+    "max_prompt_tokens": 225,
     "lane": "interactive",
     "deterministic": True,
     "output_format": "png",
@@ -72,6 +81,17 @@ _IMAGE: dict[str, Any] = {
     "seed": 3405691582,
 }
 _LINKS = {"self": f"/v1/jobs/{JOB_ID}", "events": f"/v1/jobs/{JOB_ID}/events"}
+
+UPLOADED_IMAGE: dict[str, Any] = {
+    "id": IMAGE_ID,
+    "object": "image",
+    "url": f"/v1/images/{IMAGE_ID}",
+    "media_type": "image/png",
+    "width": 768,
+    "height": 512,
+    "bytes": 524288,
+    "sha256": "5f0c1f3a9a1d7f4be1b0f2d1c3e4a5968778695a4b3c2d1e0f9e8d7c6b5a4938",
+}
 
 QUEUED_JOB: dict[str, Any] = {
     "id": JOB_ID,
@@ -162,7 +182,12 @@ MODELS: dict[str, Any] = {
             "ready": True,
             "workers": 1,
             "default": True,
-            "kind": "llama",
+            "tasks": ["text_to_image", "similar", "prompt"],
+            "kind": "qwen2",
+            "source": "llmga-tiny",
+            "parameters": 1483200,
+            "dtype": "float32",
+            "max_model_len": 2048,
             "schedulers": [],
             "prompt_encodings": [],
         },
@@ -173,6 +198,7 @@ MODELS: dict[str, Any] = {
             "ready": True,
             "workers": 2,
             "default": True,
+            "tasks": ["text_to_image", "similar"],
             "kind": "sd15",
             "size": "128x128",
             "max_side_px": 256,
@@ -181,7 +207,7 @@ MODELS: dict[str, Any] = {
             "scheduler": "ddim",
             "schedulers": ["ddim", "euler", "unipc"],
             "prompt_encodings": ["llmga", "stock"],
-            "max_prompt_tokens": 75,
+            "max_prompt_tokens": {"llmga": 225, "stock": 75},
         },
     ],
 }

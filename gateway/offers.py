@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shared.contracts import Announcement, Phase, Scheduler, ServedModel, Stage
-from shared.contracts.generation import MAX_SIDE_PX, MAX_STEPS, PromptEncoding
+from shared.contracts import Announcement, Phase, Scheduler, ServedModel, Stage, Task
+from shared.contracts.generation import MAX_PROMPT_TOKENS, MAX_SIDE_PX, MAX_STEPS, PromptEncoding
 
 _log = logging.getLogger("llmga.gateway")
 
@@ -31,6 +31,7 @@ class RenderModel:
     """A diffusion model with everything that a request may leave open."""
 
     name: str
+    tasks: tuple[Task, ...]
     size: str
     max_side_px: int
     num_inference_steps: int
@@ -38,6 +39,7 @@ class RenderModel:
     scheduler: Scheduler
     schedulers: tuple[Scheduler, ...]
     prompt_encodings: tuple[PromptEncoding, ...]
+    max_prompt_tokens: Mapping[PromptEncoding, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class Offers:
     models: tuple[Offer, ...] = ()
     render_models: Mapping[str, RenderModel] = field(default_factory=dict)
     default_model: str | None = None
+    # What every language model does, as any may claim a job; `None` before one has said what it does.
+    prompt_tasks: tuple[Task, ...] | None = None
     staffed: frozenset[Stage] = frozenset()  # stages with a worker that takes jobs, or will when it has started
 
     @classmethod
@@ -66,6 +70,7 @@ class Offers:
             models=models,
             render_models=render_models,
             default_model=next(iter(defaults or render_models), None),
+            prompt_tasks=_common_tasks([offer.model for offer in models if offer.stage is Stage.PROMPT]),
             staffed=frozenset(announcement.stage for announcement in staying),
         )
 
@@ -87,16 +92,29 @@ def _offers(announcements: Sequence[Announcement]) -> Iterable[Offer]:
 def _strictest(models: Sequence[ServedModel]) -> ServedModel:
     first = models[0]
     sides = [model.max_side_px for model in models if model.max_side_px is not None]
+    tokens = [model.max_prompt_tokens for model in models]
     return first.model_copy(
         update={
             "default": any(model.default for model in models),
+            "tasks": list(_common_tasks(models) or ()),
             "max_side_px": min(sides, default=None),
             "schedulers": [item for item in first.schedulers if all(item in model.schedulers for model in models)],
             "prompt_encodings": [
                 item for item in first.prompt_encodings if all(item in model.prompt_encodings for model in models)
             ],
+            "max_prompt_tokens": {
+                item: min(counts[item] for counts in tokens)
+                for item in first.max_prompt_tokens
+                if all(item in counts for counts in tokens)
+            },
         }
     )
+
+
+def _common_tasks(models: Sequence[ServedModel]) -> tuple[Task, ...] | None:
+    if not models:
+        return None
+    return tuple(task for task in Task if all(task in model.tasks for model in models))
 
 
 def _render_model(model: ServedModel) -> RenderModel | None:
@@ -111,6 +129,7 @@ def _render_model(model: ServedModel) -> RenderModel | None:
     schedulers = model.schedulers if model.scheduler in model.schedulers else [model.scheduler, *model.schedulers]
     return RenderModel(
         name=model.name,
+        tasks=tuple(model.tasks),
         size=model.size,
         max_side_px=model.max_side_px or MAX_SIDE_PX,
         num_inference_steps=min(model.num_inference_steps, MAX_STEPS),
@@ -118,4 +137,5 @@ def _render_model(model: ServedModel) -> RenderModel | None:
         scheduler=model.scheduler,
         schedulers=tuple(schedulers),
         prompt_encodings=tuple(model.prompt_encodings),
+        max_prompt_tokens={item: min(count, MAX_PROMPT_TOKENS) for item, count in model.max_prompt_tokens.items()},
     )

@@ -14,17 +14,19 @@ from pydantic.json_schema import models_json_schema
 
 from gateway.answers import ModelList, Readiness
 from gateway.approval import Approval
-from shared.contracts import Event, GenerationRequest, Job, Problem
+from gateway.routes.images import Upload
+from shared.contracts import Event, GenerationRequest, Job, Problem, UploadedImage
 
 _DESCRIPTION = """\
 Pictures from words: a multimodal language model writes the generation prompt, a diffusion model renders it.
 
 Submit with `POST /v1/generations`; follow with `GET /v1/jobs/{id}/events`; fetch with `GET /v1/images/{id}`.
+Pictures that requests are about come with them, or are uploaded before with `POST /v1/images`.
 Every error is an `application/problem+json` (RFC 9457) with a stable `code` and a `next_step`; a path that is not
 listed answers 404 `not_found`, a method that is not listed 405 `method_not_allowed`.
 Every answer carries `X-Request-Id`.
 """
-_MODELS = (GenerationRequest, Job, Event, Problem, Approval, ModelList, Readiness)
+_MODELS = (GenerationRequest, Job, Event, Problem, Approval, Upload, UploadedImage, ModelList, Readiness)
 
 
 def install(app: FastAPI) -> None:

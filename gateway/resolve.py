@@ -1,5 +1,6 @@
 """Fill in what a request left open, and check what depends on the model. Pure: offers and the seed are passed in."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,13 +33,17 @@ def resolve(request: GenerationRequest, offers: Offers, *, seed: int) -> Resolve
     for stage in _stages(request):
         if stage not in offers.staffed:
             raise _no_worker(stage)
+    is_verbatim = request.prompt_mode is PromptMode.VERBATIM
+    if not is_verbatim and offers.prompt_tasks is not None and request.task not in offers.prompt_tasks:
+        raise _task_not_offered("The language models", offers.prompt_tasks)
     filled: dict[str, Any] = {"seed": request.seed if request.seed is not None else seed}
     batch_key = Task.PROMPT.value  # nothing is rendered
     if request.task is not Task.PROMPT:
         model = _choose(request, offers)
         filled |= _fill(request, model)
         batch_key = f"{model.name}/{filled['size']}"
-    is_verbatim = request.prompt_mode is PromptMode.VERBATIM
+    elif request.max_prompt_tokens is None:
+        filled["max_prompt_tokens"] = _likely_room(request, offers)
     return Resolved(
         request=request.model_copy(update=filled),
         stage=Stage.RENDER if is_verbatim else Stage.PROMPT,
@@ -66,7 +71,21 @@ def _choose(request: GenerationRequest, offers: Offers) -> RenderModel:
     return model
 
 
+def _task_not_offered(who: str, tasks: Sequence[Task]) -> InvalidRequest:
+    message = f"{who[0].lower()}{who[1:]} offer{'s' if who.startswith('`') else ''} {', '.join(tasks)}"
+    problem = FieldProblem(field="task", code="not_offered", message=message)
+    return InvalidRequest("Nobody who is there does this task.", errors=[problem])
+
+
+def _likely_room(request: GenerationRequest, offers: Offers) -> int | None:
+    """Return how long a prompt may be for the model that would be taken to render it, if there is one."""
+    model = offers.render_models.get(request.model or offers.default_model or "")
+    return model.max_prompt_tokens.get(request.prompt_encoding) if model else None
+
+
 def _fill(request: GenerationRequest, model: RenderModel) -> dict[str, Any]:
+    if request.task not in model.tasks:
+        raise _task_not_offered(f"`{model.name}`", model.tasks)
     size = request.size or model.size
     scheduler = request.scheduler or model.scheduler
     encoding = request.prompt_encoding
@@ -83,6 +102,10 @@ def _fill(request: GenerationRequest, model: RenderModel) -> dict[str, Any]:
     if model.prompt_encodings and encoding not in model.prompt_encodings:
         message = f"`{model.name}` offers {', '.join(model.prompt_encodings)}"
         problems.append(FieldProblem(field="prompt_encoding", code="not_offered", message=message))
+    room = model.max_prompt_tokens.get(encoding)
+    if room is not None and (request.max_prompt_tokens or 0) > room:
+        message = f"`{model.name}` takes at most {room} tokens in the encoding `{encoding}`"
+        problems.append(FieldProblem(field="max_prompt_tokens", code="too_large", message=message))
     if problems:
         raise InvalidRequest(f"The model `{model.name}` does not do what is asked of it.", errors=problems)
     return {
@@ -92,4 +115,5 @@ def _fill(request: GenerationRequest, model: RenderModel) -> dict[str, Any]:
         "guidance_scale": model.guidance_scale if request.guidance_scale is None else request.guidance_scale,
         "scheduler": scheduler,
         "prompt_encoding": encoding,
+        "max_prompt_tokens": request.max_prompt_tokens or room,
     }

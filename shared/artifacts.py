@@ -64,6 +64,13 @@ class ArtifactStore(Protocol):
             NotFound: there is no such artifact of this tenant, or it is damaged.
         """
 
+    def touch(self, artifact_id: str, *, tenant: str) -> Stored:
+        """Count an artifact as used now, so that its retention starts again; return what is known of it.
+
+        Raises:
+            NotFound: there is no such artifact of this tenant.
+        """
+
     def sweep(self, now: float | None = None) -> int:
         """Delete what is older than the retention at `now` (Unix time in seconds); return how many."""
 
@@ -127,6 +134,22 @@ class FolderStore:
             _log.error("an artifact is damaged", extra={"artifact_id": artifact_id})
             raise missing
         return data, stored
+
+    def touch(self, artifact_id: str, *, tenant: str) -> Stored:
+        """Count an artifact as used now (`ArtifactStore.touch`)."""
+        missing = NotFound("There is no such artifact.")
+        if not _ID.fullmatch(artifact_id):
+            raise missing
+        path = self._path(artifact_id)
+        with self._locked(fcntl.LOCK_SH):
+            stored = self._read(path, tenant)
+            if stored is None:
+                raise missing
+            try:
+                os.utime(path)
+            except FileNotFoundError:
+                raise missing from None
+        return stored
 
     def sweep(self, now: float | None = None) -> int:
         """Delete what is older than the retention, and what writers that died left behind."""

@@ -121,7 +121,12 @@ class GatewaySettings(_Group):
     host: str = Field(default="127.0.0.1", min_length=1, description="Address that the server listens on.")
     port: int = Field(default=8080, ge=1, le=65_535, description="Port of the API.")
     metrics_port: int = Field(default=9101, ge=0, le=65_535, description="Port of the metrics; 0 turns it off.")
-    max_body_bytes: int = Field(default=1_048_576, ge=1_024, le=1_073_741_824, description="Largest request body.")
+    max_body_bytes: int = Field(
+        default=25_165_824,  # a picture of 16 MiB in base64, and the words
+        ge=1_024,
+        le=1_073_741_824,
+        description="Largest request body.",
+    )
     max_wait_s: float = Field(default=300.0, gt=0, le=3_600, allow_inf_nan=False, description="Longest `Prefer: wait`.")
     sse_ping_s: float = Field(
         default=15.0, gt=0, le=300, allow_inf_nan=False, description="Comment sent on an idle event stream."
@@ -139,12 +144,31 @@ class MLLMSettings(_Group):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto", description="Number format of the weights; `auto` follows the device."
     )
+    quantization: Literal["auto", "bitsandbytes-4bit", "bitsandbytes-8bit", "fp8", "awq"] = Field(
+        default="auto",
+        description="Weights in fewer bits, on a GPU. `auto`: as the checkpoint stores them. `bitsandbytes-4bit` and "
+        "`fp8` (8 bits) quantise while loading; `bitsandbytes-8bit` and `awq` take weights that are stored so.",
+    )
+    tensor_parallel_size: int = Field(default=1, ge=1, le=64, description="GPUs of this machine that share the model.")
+    execution: Literal["auto", "eager", "compiled"] = Field(
+        default="auto", description="`compiled` starts slower and writes faster; `auto`: eager on a CPU only."
+    )
+    prefix_caching: bool = Field(
+        default=True, description="Compute once what prompts have in common: the system prompt, a conversation so far."
+    )
     max_model_len: int = Field(
-        default=2_048, ge=128, le=131_072, description="Context in tokens, instruction and answer together."
+        default=2_048,
+        ge=128,
+        le=131_072,
+        description="Context in tokens: conversation, picture (576 of them) and answer together.",
     )
     max_concurrency: int = Field(default=32, ge=1, le=1_024, description="Jobs in vLLM at once.")
-    kv_cache_gb: float = Field(
-        default=1.0, gt=0, le=4_096, allow_inf_nan=False, description="KV cache on a CPU, in GiB."
+    kv_cache_gb: float | None = Field(
+        default=None,
+        gt=0,
+        le=4_096,
+        allow_inf_nan=False,
+        description="KV cache of each device in GiB; unset: 1 on a CPU, on a GPU what its share of the memory leaves.",
     )
     gpu_memory_utilization: float = Field(
         default=0.9, gt=0, le=1, allow_inf_nan=False, description="Share of the GPU's memory that vLLM takes."
@@ -332,7 +356,7 @@ def describe() -> list[tuple[str, str, str]]:
     rows = []
     for name, field in _variables(Settings):
         default = field.get_default(call_default_factory=True)
-        text = json.dumps(default) if isinstance(default, dict | bool) else str(default)
+        text = json.dumps(default) if isinstance(default, dict | bool) else str("" if default is None else default)
         allowed = _allowed(field)
         rows.append((name, text, f"{field.description}{f' ({allowed})' if allowed else ''}"))
     return rows

@@ -49,7 +49,7 @@ RUN python3 -m pip install --no-cache-dir --no-deps /wheels/*.whl \
     && rm -r /wheels \
     && groupadd --gid 10001 llmga \
     && useradd --uid 10001 --gid llmga --no-create-home --home-dir /var/lib/llmga --shell /usr/sbin/nologin llmga \
-    && install -d -o llmga -g llmga -m 0750 /var/lib/llmga
+    && install -d -o llmga -g llmga -m 0750 /var/lib/llmga /srv/artifacts
 # PYTHONSAFEPATH: nothing is imported from the working directory. The caches are on the home's volume, since the
 # image is read-only and files in /tmp cannot be executed.
 ENV PYTHONSAFEPATH=1 \
@@ -60,6 +60,7 @@ ENV PYTHONSAFEPATH=1 \
     TORCHINDUCTOR_CACHE_DIR=/var/lib/llmga/cache/inductor \
     TRITON_CACHE_DIR=/var/lib/llmga/cache/triton \
     LLMGA_HOME=/var/lib/llmga \
+    LLMGA_ARTIFACTS__URL=file:///srv/artifacts \
     LLMGA_METRICS_HOST=0.0.0.0
 USER 10001:10001
 WORKDIR /var/lib/llmga

@@ -11,6 +11,7 @@ Key`: the key says that the client will ask again, and it must find its job then
 import logging
 import secrets
 from contextlib import suppress
+from dataclasses import replace
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -23,7 +24,7 @@ from gateway.json_body import read_model
 from gateway.resolve import Resolved, resolve
 from shared.contracts import TERMINAL, GenerationRequest, JobStatus
 from shared.errors import ModelNotServed, NoWorker, QueueUnavailable
-from shared.jobs import Submitted
+from shared.jobs import DEFAULT_TENANT, Submitted
 from shared.jobs.follower import START, Watch
 from shared.logs import bind
 
@@ -42,7 +43,7 @@ async def create_generation(request: Request) -> Response:
     key = negotiation.idempotency_key(request.headers.get("idempotency-key"))
     accept = negotiation.best_media_type(request.headers.get("accept"), ("application/json", sse.MEDIA_TYPE))
     wait_s = negotiation.preferred_wait_s(request.headers.getlist("prefer"), backend.settings.gateway.max_wait_s)
-    resolved = await _resolve(wanted, backend)
+    resolved = await _with_kept_image(await _resolve(wanted, backend), backend)
     job_id = f"job_{secrets.token_hex(16)}"
 
     async def submit() -> tuple[Submitted, dict[str, str]]:
@@ -84,6 +85,14 @@ async def _resolve(wanted: GenerationRequest, backend: Backend) -> Resolved:
         return resolve(wanted, backend.fleet.view.offers, seed=seed)
     except (NoWorker, ModelNotServed):  # a worker may have come since the last look
         return resolve(wanted, await backend.fleet.look_again(), seed=seed)
+
+
+async def _with_kept_image(resolved: Resolved, backend: Backend) -> Resolved:
+    """Let the request name its picture by the id of a kept one, so that the job's record stays small."""
+    if resolved.request.image is None:
+        return resolved
+    image_id = await backend.pictures.id_of(resolved.request.image, tenant=DEFAULT_TENANT)
+    return replace(resolved, request=resolved.request.model_copy(update={"image": image_id}))
 
 
 def _stream(backend: Backend, submitted: Submitted, headers: dict[str, str], is_awaited: bool) -> Response:

@@ -1,18 +1,54 @@
-"""`GET /v1/images/{id}`: finished pictures. An id names its bytes, so an answer may be cached for ever."""
+"""`POST /v1/images` and `GET /v1/images/{id}`: pictures in, pictures out.
+
+An id names its bytes, so an answer may be cached for ever, and a picture that is sent twice is kept once.
+"""
 
 import asyncio
 from email.utils import formatdate
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from gateway import documentation
 from gateway.backend import backend_of
+from gateway.json_body import read_model
+from shared.contracts.generation import Image
+from shared.errors import UnsupportedMediaType
 from shared.jobs import DEFAULT_TENANT
 
 _EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
+_FILE_TYPES = frozenset({*_EXTENSIONS, "application/octet-stream"})  # the content decides which of them it is
 
 router = APIRouter(tags=["images"])
+
+
+class Upload(BaseModel):
+    """A picture in JSON."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: Image = Field(description="A PNG, JPEG or WebP file in base64 or as a data URI.")
+
+
+@router.post("/v1/images", **documentation.UPLOAD_IMAGE)
+async def upload_image(request: Request) -> Response:
+    """Keep a picture, so that requests can refer to it by its id."""
+    pictures = backend_of(request).pictures
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == "application/json":
+        upload, _ = await read_model(request, Upload)
+        kept = await pictures.keep_inline(upload.image, tenant=DEFAULT_TENANT)
+    elif media_type in _FILE_TYPES:
+        kept = await pictures.keep(await request.body(), tenant=DEFAULT_TENANT)
+    else:
+        raise UnsupportedMediaType(
+            "A picture comes as a file, or in JSON.",
+            next_step="Send `Content-Type: image/png`, `image/jpeg` or `image/webp` and the file, "
+            "or `application/json` and `image`.",
+        )
+    headers = {"Location": kept.url, "Cache-Control": "no-store"}
+    return Response(kept.model_dump_json(), 201, headers, media_type="application/json")
 
 
 @router.api_route("/v1/images/{image_id}", methods=["GET", "HEAD"], **documentation.GET_IMAGE)

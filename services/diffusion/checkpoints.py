@@ -17,17 +17,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.contracts.generation import MAX_STEPS
 
+Kind = Literal["sd15", "sdxl"]
+
 WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
+    "text_encoder_2": "model.safetensors",
 }
 CONFIGS = {
     "unet": "config.json",
     "vae": "config.json",
     "text_encoder": "config.json",
+    "text_encoder_2": "config.json",
     "scheduler": "scheduler_config.json",
 }
+# Of SDXL alone: its second text encoder.
+SECOND_ENCODER, SECOND_TOKENIZER = "text_encoder_2", "tokenizer_2"
 TOKENIZER = ("vocab.json", "merges.txt")
 TOKENIZER_OPTIONAL = ("tokenizer_config.json", "special_tokens_map.json")
 SERVING = "serving.json"
@@ -48,18 +54,24 @@ class ServingDefaults(BaseModel):
     num_inference_steps: int = Field(default=50, ge=1, le=MAX_STEPS)
     guidance_scale: Annotated[float, Field(ge=0, le=30, allow_inf_nan=False)] = 7.5
 
+    @classmethod
+    def of(cls, kind: Kind) -> "ServingDefaults":
+        """Return what LLMGA's command lines use (LLMGA.md §4)."""
+        return cls(guidance_scale=5.0) if kind == "sdxl" else cls()
+
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFiles:
     """A folder that passed: its configurations, and the hash of all that makes its pictures."""
 
     folder: Path
-    kind: Literal["sd15"]
+    kind: Kind
     unet: dict[str, Any]
     vae: dict[str, Any]
     scheduler: dict[str, Any]
     serving: ServingDefaults
     sha256: str
+    zero_empty_negative: bool = False  # SDXL: no negative prompt means an embedding of zeros
 
 
 def inspect(folder: Path) -> CheckpointFiles:
@@ -74,20 +86,28 @@ def inspect(folder: Path) -> CheckpointFiles:
         raise UnfitCheckpoint(
             f"{path} is Python code, which is never run here; remove the file if the model does without it"
         )
-    configs = {part: _config(folder / part / name) for part, name in CONFIGS.items()}
+    kind = _kind(folder, _config(folder / "unet" / CONFIGS["unet"]))
+    is_sdxl = kind == "sdxl"
+    configs = {
+        part: _config(folder / part / name) for part, name in CONFIGS.items() if is_sdxl or part != SECOND_ENCODER
+    }
     for part in WEIGHTS:
-        _check_weights(folder / part)
-    for name in TOKENIZER:
-        _require(folder / "tokenizer" / name)
-    _check_kind(folder, configs)
+        if part in configs:
+            _check_weights(folder / part)
+    for tokenizer in ("tokenizer", SECOND_TOKENIZER) if is_sdxl else ("tokenizer",):
+        for name in TOKENIZER:
+            _require(folder / tokenizer / name)
+    _check_widths(folder, configs)
+    index = _config(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
     return CheckpointFiles(
         folder=folder,
-        kind="sd15",
+        kind=kind,
         unet=configs["unet"],
         vae=configs["vae"],
         scheduler=configs["scheduler"],
-        serving=_serving(folder / SERVING),
+        serving=_serving(folder / SERVING, kind),
         sha256=_content_hash(folder),
+        zero_empty_negative=is_sdxl and bool(index.get("force_zeros_for_empty_prompt", True)),
     )
 
 
@@ -141,29 +161,52 @@ def _check_safetensors(path: Path) -> None:
         raise damaged
 
 
-def _check_kind(folder: Path, configs: dict[str, dict[str, Any]]) -> None:
-    unet, text_encoder = configs["unet"], configs["text_encoder"]
+def _kind(folder: Path, unet: dict[str, Any]) -> Kind:
+    """Tell the kind from the UNet: a folder's `model_index.json` may name any pipeline (LLMGA.md §7.3)."""
     path = folder / "unet" / CONFIGS["unet"]
-    if unet.get("addition_embed_type") is not None:
-        raise UnfitCheckpoint(f"{path} is not SD1.5's (it has `addition_embed_type`); this service serves SD1.5")
+    added = unet.get("addition_embed_type")
+    if added not in (None, "text_time"):
+        raise UnfitCheckpoint(
+            f"{path} is neither SD1.5's nor SDXL's (its `addition_embed_type` is {str(added)[:40]!r})"
+        )
     if unet.get("in_channels") != 4 or unet.get("out_channels") != 4:
         raise UnfitCheckpoint(
             f"{path} has {unet.get('in_channels')} input channels; a text-to-image UNet has 4 "
             "(9 are those of an inpainting UNet)"
         )
-    width, wanted = text_encoder.get("hidden_size"), unet.get("cross_attention_dim")
-    if width != wanted:
+    return "sdxl" if added else "sd15"
+
+
+def _check_widths(folder: Path, configs: dict[str, dict[str, Any]]) -> None:
+    """Compare the channels of the text encoders with those that the UNet wants."""
+    unet, path = configs["unet"], folder / "unet" / CONFIGS["unet"]
+    encoders = [configs[part] for part in ("text_encoder", SECOND_ENCODER) if part in configs]
+    widths = [config.get("hidden_size") for config in encoders]
+    wanted = unet.get("cross_attention_dim")
+    is_sound = all(isinstance(width, int) for width in widths)
+    if not is_sound or sum(width for width in widths if isinstance(width, int)) != wanted:
+        found = " and ".join(map(str, widths))
         raise UnfitCheckpoint(
-            f"{path} attends to {wanted} channels, but the text encoder has {width}: "
+            f"{path} attends to {wanted} channels, but the text encoder has {found}: "
             "the parts are of different checkpoints"
         )
+    if SECOND_ENCODER in configs:
+        pooled, embed = configs[SECOND_ENCODER].get("projection_dim"), unet.get("addition_time_embed_dim")
+        total = unet.get("projection_class_embeddings_input_dim")
+        numbers = (pooled, embed, total)
+        if not all(isinstance(number, int) for number in numbers) or pooled + 6 * embed != total:  # type: ignore[operator]  # all are int
+            raise UnfitCheckpoint(
+                f"{path} takes {total} added channels, but the second text encoder's vector has {pooled} and the six "
+                f"sizes {embed} each: the parts are of different checkpoints"
+            )
 
 
-def _serving(path: Path) -> ServingDefaults:
+def _serving(path: Path, kind: Kind) -> ServingDefaults:
+    defaults = ServingDefaults.of(kind)
     if not path.exists():
-        return ServingDefaults()
+        return defaults
     try:
-        return ServingDefaults.model_validate(_config(path))
+        return ServingDefaults.model_validate({**defaults.model_dump(), **_config(path)})
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors(include_url=False))
         raise UnfitCheckpoint(f"{path}: {fields} cannot be used; correct or remove them") from error
@@ -172,7 +215,8 @@ def _serving(path: Path) -> ServingDefaults:
 def _content_hash(folder: Path) -> str:
     """Return the SHA-256 over the names and contents of the files that are loaded."""
     names = [f"{part}/{name}" for part, name in (*WEIGHTS.items(), *CONFIGS.items())]
-    names += [f"tokenizer/{name}" for name in (*TOKENIZER, *TOKENIZER_OPTIONAL)]
+    for tokenizer in ("tokenizer", SECOND_TOKENIZER):
+        names += [f"{tokenizer}/{name}" for name in (*TOKENIZER, *TOKENIZER_OPTIONAL)]
     digest = hashlib.sha256()
     for name in sorted(names):
         path = folder / name

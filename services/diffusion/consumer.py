@@ -161,6 +161,8 @@ def make_plan(job: Job, model: LoadedModel) -> Plan:
         prompt.text,
         request.negative_prompt if guided else None,
         weighted=prompt.source != "mllm",
+        second=model.second_vocabulary,
+        zero_empty_negative=model.files.zero_empty_negative,
     )
     width, height = parse_size(request.size)
     first = Picture(

@@ -44,17 +44,24 @@ from diffusers import (  # noqa: E402  the schemas come first
     LCMScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UniPCMultistepScheduler,
 )
 from diffusers.utils import logging as diffusers_logging  # noqa: E402
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer  # noqa: E402
+from transformers import (  # noqa: E402
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 __all__ = [
     "AutoencoderKL",
     "CLIPTextConfig",
     "CLIPTextModel",
+    "CLIPTextModelWithProjection",
     "CLIPTokenizer",
     "DDIMScheduler",
     "DPMSolverMultistepScheduler",
@@ -64,6 +71,7 @@ __all__ = [
     "LCMScheduler",
     "PNDMScheduler",
     "StableDiffusionPipeline",
+    "StableDiffusionXLPipeline",
     "UNet2DConditionModel",
     "UniPCMultistepScheduler",
     "quiet",

@@ -7,16 +7,17 @@ from typing import Any, Literal
 import torch
 
 from services.diffusion.batching import Buckets
-from services.diffusion.checkpoints import CheckpointFiles, UnfitCheckpoint
+from services.diffusion.checkpoints import SECOND_ENCODER, SECOND_TOKENIZER, CheckpointFiles, UnfitCheckpoint
 from services.diffusion.conditioning.encoder import PromptEncoder, TokenizerVocabulary
 from services.diffusion.libraries import (
     AutoencoderKL,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
     UNet2DConditionModel,
     quiet,
 )
-from services.diffusion.requests import LATENT_PX
+from services.diffusion.requests import LATENT_PX, TIME_IDS
 from shared.settings import SettingsError
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
@@ -37,6 +38,7 @@ class LoadedModel:
     vocabulary: TokenizerVocabulary
     encoder: PromptEncoder
     buckets: Buckets
+    second_vocabulary: TokenizerVocabulary | None = None  # SDXL
 
     @property
     def side_px(self) -> int:
@@ -48,6 +50,14 @@ class LoadedModel:
         """The UNet's input for a guidance scale, where it was distilled to have one."""
         channels: int | None = self.files.unet.get("time_cond_proj_dim")
         return channels
+
+    @property
+    def pooled_channels(self) -> int | None:
+        """Channels of the pooled prompt that SDXL's UNet takes."""
+        if self.files.kind != "sdxl":
+            return None
+        unet = self.files.unet
+        return int(unet["projection_class_embeddings_input_dim"]) - TIME_IDS * int(unet["addition_time_embed_dim"])
 
 
 def resolve_device(name: str) -> torch.device:
@@ -89,15 +99,15 @@ def load(
     """
     quiet()
     unet = _part(UNet2DConditionModel, files, "unet", device, dtype)
-    vae = _part(AutoencoderKL, files, "vae", device, dtype)
+    # SDXL's autoencoder overflows in float16 and says so.
+    vae_dtype = torch.float32 if dtype is torch.float16 and files.vae.get("force_upcast") else dtype
+    vae = _part(AutoencoderKL, files, "vae", device, vae_dtype)
     text_encoder = _part(CLIPTextModel, files, "text_encoder", device, dtype)
-    tokenizer = CLIPTokenizer.from_pretrained(files.folder / "tokenizer", local_files_only=True)
-    highest = max(tokenizer.get_vocab().values())
-    if highest >= text_encoder.config.vocab_size:
-        raise UnfitCheckpoint(
-            f"{files.folder / 'tokenizer'} has ids up to {highest}, but the text encoder has "
-            f"{text_encoder.config.vocab_size} embeddings: the parts are of different checkpoints"
-        )
+    vocabulary = _vocabulary(files, "tokenizer", text_encoder)
+    second = second_vocabulary = None
+    if files.kind == "sdxl":
+        second = _part(CLIPTextModelWithProjection, files, SECOND_ENCODER, device, dtype)
+        second_vocabulary = _vocabulary(files, SECOND_TOKENIZER, second)
     _log.info("loaded", extra={"model": name, "sha256": files.sha256, "dtype": str(dtype), "device": str(device)})
     return LoadedModel(
         name=name,
@@ -106,10 +116,22 @@ def load(
         dtype=dtype,
         unet=unet,
         vae=vae,
-        vocabulary=TokenizerVocabulary(tokenizer),
-        encoder=PromptEncoder(text_encoder, device, dtype),
+        vocabulary=vocabulary,
+        encoder=PromptEncoder(text_encoder, device, dtype, second=second),
         buckets=buckets,
+        second_vocabulary=second_vocabulary,
     )
+
+
+def _vocabulary(files: CheckpointFiles, part: str, text_encoder: Any) -> TokenizerVocabulary:
+    tokenizer = CLIPTokenizer.from_pretrained(files.folder / part, local_files_only=True)
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= text_encoder.config.vocab_size:
+        raise UnfitCheckpoint(
+            f"{files.folder / part} has ids up to {highest}, but the text encoder has "
+            f"{text_encoder.config.vocab_size} embeddings: the parts are of different checkpoints"
+        )
+    return TokenizerVocabulary(tokenizer)
 
 
 def _part(part_class: Any, files: CheckpointFiles, part: str, device: torch.device, dtype: torch.dtype) -> Any:
@@ -120,7 +142,9 @@ def _part(part_class: Any, files: CheckpointFiles, part: str, device: torch.devi
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            **{"dtype" if part == "text_encoder" else "torch_dtype": dtype},  # transformers' name and diffusers'
+            **{
+                "dtype" if part.startswith("text_encoder") else "torch_dtype": dtype
+            },  # transformers' name and diffusers'
         )
     except Exception as error:  # whatever the library found wrong with them
         raise UnfitCheckpoint(f"{folder}: the weights do not fit config.json; copy the folder again") from error

@@ -9,11 +9,11 @@ from services.diffusion.batching import Buckets
 from services.diffusion.conditioning.prompts import CHUNK, capacity
 from services.diffusion.faults import is_out_of_memory
 from services.diffusion.loading import LoadedModel
-from services.diffusion.requests import LATENT_CHANNELS, LATENT_PX, Rows
+from services.diffusion.requests import LATENT_CHANNELS, LATENT_PX, TIME_IDS, Rows
 from services.diffusion.solvers import default_scheduler
 from services.diffusion.stages import release_memory
 from services.diffusion.unet import predict
-from shared.contracts import Scheduler, ServedModel
+from shared.contracts import Scheduler, ServedModel, Task
 from shared.contracts.generation import MAX_SIDE_PX, PromptEncoding
 
 MAX_SIDE_FACTOR = 2  # of the model's own side; beyond it a UNet repeats its motif
@@ -64,7 +64,7 @@ def _result(model: LoadedModel, bucket: int, place: int) -> torch.Tensor:
         tensor[place] = torch.randn(shape, generator=row)
         return tensor.to(model.device)
 
-    guidance = model.guidance_channels
+    guidance, pooled = model.guidance_channels, model.pooled_channels
     timesteps = torch.randint(0, 1_000, (bucket,), generator=company)
     timesteps[place] = 500
     rows = Rows(
@@ -72,6 +72,8 @@ def _result(model: LoadedModel, bucket: int, place: int) -> torch.Tensor:
         timesteps=timesteps.to(model.device),
         embeds=drawn(CHUNK, channels).to(model.dtype),
         timestep_cond=None if guidance is None else drawn(guidance),
+        pooled=None if pooled is None else drawn(pooled).to(model.dtype),
+        time_ids=None if pooled is None else drawn(TIME_IDS),
     )
     with torch.inference_mode():
         answer, _ = predict(model, [rows], bucket)[0]
@@ -87,6 +89,7 @@ def _served(model: LoadedModel, *, is_default: bool) -> ServedModel:
     return ServedModel(
         name=model.name,
         default=is_default,
+        tasks=[Task.TEXT_TO_IMAGE, Task.SIMILAR],  # a similar picture is rendered from the caption alone
         kind=model.files.kind,
         size=f"{model.side_px}x{model.side_px}",
         max_side_px=min(MAX_SIDE_FACTOR * model.side_px, MAX_SIDE_PX),
@@ -95,5 +98,7 @@ def _served(model: LoadedModel, *, is_default: bool) -> ServedModel:
         scheduler=default_scheduler(model.files.scheduler),
         schedulers=list(Scheduler),
         prompt_encodings=list(PromptEncoding),
-        max_prompt_tokens=capacity(PromptEncoding.LLMGA),
+        max_prompt_tokens={
+            encoding: capacity(encoding, is_sdxl=model.files.kind == "sdxl") for encoding in PromptEncoding
+        },
     )

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from services.diffusion.conditioning.encoder import Embedding
 from services.diffusion.conditioning.prompts import PromptPair
 from services.diffusion.solvers import Solver
 from shared.contracts import Lane, Scheduler
 
 LATENT_PX = 8  # pixels per latent, of every autoencoder served
 LATENT_CHANNELS = 4
+TIME_IDS = 6  # sizes and crop that SDXL's UNet is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +42,16 @@ class Rows(NamedTuple):
     """A request's part of a UNet call.
 
     sample: float32 (rows, 4, h/8, w/8); timesteps: (rows,); embeds: (rows, tokens, channels), the
-    unconditional one first; timestep_cond: (rows, channels) for guidance-distilled UNets.
+    unconditional one first; timestep_cond: (rows, channels) for guidance-distilled UNets; pooled (rows, channels) and
+    time_ids (rows, 6) for SDXL.
     """
 
     sample: torch.Tensor
     timesteps: torch.Tensor
     embeds: torch.Tensor
-    timestep_cond: torch.Tensor | None
+    timestep_cond: torch.Tensor | None = None
+    pooled: torch.Tensor | None = None
+    time_ids: torch.Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -57,6 +62,8 @@ class Denoise:
     guidance_scale: float
     embeds: torch.Tensor
     timestep_cond: torch.Tensor | None = None
+    pooled: torch.Tensor | None = None
+    time_ids: torch.Tensor | None = None
     calls_done: int = 0
 
     @property
@@ -78,6 +85,8 @@ class Denoise:
             self.solver.timesteps[self.calls_done].expand(count),
             self.embeds,
             self.timestep_cond,
+            self.pooled,
+            self.time_ids,
         )
 
     def accept(self, latents: torch.Tensor, noise_pred: torch.Tensor) -> torch.Tensor:
@@ -102,13 +111,22 @@ class RenderRequest:
     guidance_channels: int | None
     phases: list[Denoise] = field(default_factory=list)
 
-    def condition(self, prompt: torch.Tensor, negative: torch.Tensor | None) -> None:
-        """Take the embeddings (tokens, channels); the request can be stepped from now on."""
-        embeds = torch.stack([prompt] if negative is None else [negative, prompt])
-        cond = None
+    def condition(self, prompt: Embedding, negative: Embedding | None) -> None:
+        """Take the embeddings; the request can be stepped from now on."""
+        both = [prompt] if negative is None else [negative, prompt]
+        embeds = torch.stack([one.tokens for one in both])
+        phase = Denoise(self.solver, self.picture.guidance_scale, embeds)
         if self.guidance_channels is not None:
-            cond = guidance_embedding(self.picture.guidance_scale, self.guidance_channels).to(prompt.device)
-        self.phases.append(Denoise(self.solver, self.picture.guidance_scale, embeds, cond))
+            phase.timestep_cond = guidance_embedding(self.picture.guidance_scale, self.guidance_channels).to(
+                embeds.device
+            )
+        pooled = [one.pooled for one in both if one.pooled is not None]
+        if pooled:
+            height, width = float(self.picture.height), float(self.picture.width)
+            # Original size, top and left of the crop, size: an uncropped picture of this size (LLMGA.md §5.2).
+            ids = torch.tensor([height, width, 0.0, 0.0, height, width], device=embeds.device)
+            phase.pooled, phase.time_ids = torch.stack(pooled), ids.expand(len(both), -1)
+        self.phases.append(phase)
 
     @property
     def phase(self) -> Denoise | None:

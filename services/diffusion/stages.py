@@ -29,10 +29,14 @@ class NotFinite(ArithmeticError):
 def encode_prompts(request: RenderRequest, model: LoadedModel) -> None:
     """Give a request its embeddings."""
     prompts = request.picture.prompts
+    prompt = model.encoder.encode(prompts.prompt)
     negative = None
-    if request.is_guided and prompts.negative is not None:
-        negative = model.encoder.encode(prompts.negative)
-    request.condition(model.encoder.encode(prompts.prompt), negative)
+    if request.is_guided:
+        if prompts.zero_negative:
+            negative = prompt.zeros()
+        elif prompts.negative is not None:
+            negative = model.encoder.encode(prompts.negative)
+    request.condition(prompt, negative)
 
 
 def decode_latents(latents: torch.Tensor, model: LoadedModel) -> Pixels:
@@ -44,7 +48,7 @@ def decode_latents(latents: torch.Tensor, model: LoadedModel) -> Pixels:
         NotFinite: the latents or the picture hold NaN or infinity.
     """
     started = time.perf_counter()
-    scaled = (latents / model.vae.config.scaling_factor).to(model.dtype)
+    scaled = (latents / model.vae.config.scaling_factor).to(model.vae.dtype)
     try:
         image = model.vae.decode(scaled, return_dict=False)[0]
     except Exception as error:

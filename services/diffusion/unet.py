@@ -22,11 +22,16 @@ def predict(model: LoadedModel, requests: Sequence[Rows], bucket: int) -> list[t
     timesteps = _padded([rows.timesteps.float() for rows in requests], bucket)  # exact: below 2**24
     embeds = _padded([rows.embeds for rows in requests], bucket)
     guidance = [rows.timestep_cond.to(model.dtype) for rows in requests if rows.timestep_cond is not None]
+    pooled = [rows.pooled for rows in requests if rows.pooled is not None]
+    time_ids = [rows.time_ids for rows in requests if rows.time_ids is not None]
     noise_pred = model.unet(
         sample,
         timesteps,
         encoder_hidden_states=embeds,
         timestep_cond=_padded(guidance, bucket) if guidance else None,
+        added_cond_kwargs={"text_embeds": _padded(pooled, bucket), "time_ids": _padded(time_ids, bucket)}
+        if pooled
+        else None,
         return_dict=False,
     )[0].float()
     finite = torch.isfinite(noise_pred).flatten(1).all(1).tolist()  # the only wait for the device

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("llmga.mllm")
 
 EXIT_REFUSED = 2
-PREFIXES = ("LLMGA_HOME", "LLMGA_DEVICE", "LLMGA_REDIS", "LLMGA_QUEUE", "LLMGA_MLLM", "LLMGA_LOG")
+PREFIXES = ("LLMGA_HOME", "LLMGA_DEVICE", "LLMGA_REDIS", "LLMGA_QUEUE", "LLMGA_ARTIFACTS", "LLMGA_MLLM", "LLMGA_LOG")
 
 
 class Refused(Exception):
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger("vllm").setLevel(logging.WARNING)  # thousands of lines about its own start
     try:
         return _run(settings)
-    except Refused as error:
+    except (Refused, SettingsError) as error:
         _log.error("%s", error)
         return EXIT_REFUSED
 
@@ -62,12 +62,14 @@ def _run(settings: Settings) -> int:
     from services.mllm.announcing import StartupAnnouncer
     from services.mllm.ending import end_on_signals
     from services.mllm.service import Service, install
+    from shared.artifacts import open_store
     from shared.jobs import UnfitServer
     from shared.status import serve_status
 
     if not settings.mllm.model:
         raise Refused("LLMGA_MLLM__MODEL is not set: give the folder or the hub id of an LLMGA checkpoint")
     service = Service(settings)
+    service.artifacts = open_store(settings)
     install(service)
 
     def refused(error: UnfitServer) -> None:
@@ -94,7 +96,8 @@ def _run(settings: Settings) -> int:
 
 def _serve(service: "Service") -> None:
     from services.mllm.checkpoints import CheckpointError, prepare
-    from services.mllm.server import DeviceMissing, serve
+    from services.mllm.options import OptionsRefused
+    from services.mllm.server import DeviceMissing, resolve_options, serve
     from shared.contracts import Phase
 
     settings = service.settings
@@ -106,8 +109,9 @@ def _serve(service: "Service") -> None:
             progress=lambda text: service.enter(Phase.CONVERTING, text),
         )
         service.enter(Phase.LOADING, f"loading {service.model}")
-        serve(settings, service.prepared, model=service.model)
-    except (CheckpointError, DeviceMissing) as error:
+        service.options = resolve_options(settings, service.prepared)
+        serve(settings, service.options, service.prepared, model=service.model)
+    except (CheckpointError, DeviceMissing, OptionsRefused) as error:
         raise Refused(str(error)) from None
 
 

@@ -1,4 +1,4 @@
-"""`POST /v1/generation-prompts`: the writer without the queue, for those who measure or check a deployment.
+"""`POST /v1/generation-prompts`: the language model without the queue, for those who check a deployment.
 
 JSON, or with `Accept: text/event-stream` the events `prompt.delta`, `prompt.completed` and, when it goes
 wrong after the first byte, `error`. Problems are RFC 9457 throughout. A client that leaves ends its request
@@ -8,65 +8,42 @@ in vLLM.
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Annotated, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
-from services.mllm.conversation import Turn
-from services.mllm.instructions import question
-from services.mllm.launch import MAX_LOGPROBS
-from services.mllm.writing import Answer, PromptWriter, Sampling
-from shared.contracts import FieldProblem, GenerationPrompt, GenerationRequest, Task
-from shared.contracts.generation import MAX_INSTRUCTION_CHARS, MAX_SEED, Finite
-from shared.errors import (
-    BodyTooLarge,
-    InternalError,
-    InvalidRequest,
-    LLMGAError,
-    MalformedJSON,
-    UnsupportedMediaType,
-)
+from services.mllm.incoming import read_json, unless_gone
+from services.mllm.prompt_request import PromptRequest
+from services.mllm.tasks import Work, Written, carry_out
+from services.mllm.writing import PromptWriter, Sampling
+from shared.contracts import GenerationPrompt
+from shared.errors import InternalError, LLMGAError
 from shared.settings import MLLMSettings
+from shared.validation import validation_problem
 
 PATH = "/v1/generation-prompts"
-MAX_BODY_BYTES = 131_072  # an instruction of 8,000 characters, escaped in the longest way, and the rest
+MAX_BODY_BYTES = 32 * 1024 * 1024  # a picture of 16 MiB in base64, a mask, and the words
 DIRECT_PRIORITY = 0  # as interactive jobs
 EVENT_STREAM = "text/event-stream"
+DECODED_AT_ONCE = 2  # pictures
 
-
-Part = TypeVar("Part")
-
-
-def _meaningful(text: str) -> str:
-    if not text.strip():
-        raise ValueError("must contain at least one character that is not white space")
-    return text
-
-
-class PromptRequest(BaseModel):
-    """What to write a generation prompt for, and how to sample it."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    instruction: Annotated[str, AfterValidator(_meaningful)] = Field(min_length=1, max_length=MAX_INSTRUCTION_CHARS)
-    max_tokens: int | None = Field(default=None, ge=1, le=4_096)
-    temperature: Finite | None = Field(default=None, ge=0, le=2)
-    top_p: Finite | None = Field(default=None, gt=0, le=1)
-    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
-    return_token_ids: bool = False
-    logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+Parts = AsyncGenerator[str | Written, None]
 
 
 class PromptResponse(BaseModel):
-    """The prompt, and what was asked for beside it."""
+    """What was written, and what was asked for beside it."""
 
     id: str
     object: Literal["generation_prompt"] = "generation_prompt"
-    prompt: GenerationPrompt
+    prompt: GenerationPrompt | None = Field(default=None, description="Absent from an answer in words.")
+    prompts: list[GenerationPrompt] = Field(description="All prompts of the answer; `prompt` is the first.")
+    source: GenerationPrompt | None = Field(default=None, description="Of an edit: the picture as it was.")
+    text: str = Field(description="The answer as the model wrote it; in this form it goes into `history`.")
+    dropped_turns: int = Field(description="Turns of the history, oldest first, that did not fit the model.")
     prompt_token_ids: list[int] | None = None
     token_ids: list[int] | None = None
     logprobs: list[dict[int, float]] | None = Field(
@@ -80,30 +57,32 @@ class PromptEndpoint:
     def __init__(self, writer: Callable[[], PromptWriter], settings: MLLMSettings) -> None:
         self._writer = writer
         self._settings = settings
+        self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
 
     async def answer(self, request: Request) -> Response:
         """Answer one call."""
         request_id = f"prompt-{uuid.uuid4().hex}"
         try:
-            wanted = _parse(await _body(request))
-            parts = self._write(wanted, request_id)
+            wanted = _parse(await read_json(request, max_bytes=MAX_BODY_BYTES))
+            async with self._decoding:
+                work = await asyncio.to_thread(wanted.work)
+            parts = self._carry_out(wanted, work, request_id)
             if EVENT_STREAM in request.headers.get("accept", ""):
                 # The first part decides between a problem and a stream.
-                first = await _unless_gone(request, anext(parts))
+                first = await unless_gone(request, anext(parts))
                 return StreamingResponse(
                     _events(first, parts, wanted, request_id),
                     media_type=EVENT_STREAM,
                     headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
                 )
-            answer = await _unless_gone(request, _last(parts))
-            return Response(_response(answer, wanted, request_id), media_type="application/json")
+            written = await unless_gone(request, _last(parts))
+            return Response(_response(written, wanted, request_id), media_type="application/json")
         except ClientDisconnect:
             return Response(status_code=499)  # nobody is there to read it
         except LLMGAError as error:
             return _problem(error, request_id)
 
-    def _write(self, wanted: PromptRequest, request_id: str) -> AsyncGenerator[str | Answer, None]:
-        asked = GenerationRequest(task=Task.PROMPT, instruction=wanted.instruction)
+    def _carry_out(self, wanted: PromptRequest, work: Work, request_id: str) -> Parts:
         settings = self._settings
         sampling = Sampling(
             max_tokens=wanted.max_tokens or settings.max_tokens,
@@ -112,69 +91,25 @@ class PromptEndpoint:
             seed=wanted.seed,
             logprobs=wanted.logprobs,
         )
-        return self._writer().write([Turn(question(asked))], sampling, request_id=request_id, priority=DIRECT_PRIORITY)
+        return carry_out(self._writer(), work, sampling, request_id=request_id, priority=DIRECT_PRIORITY)
 
 
-async def _body(request: Request) -> bytes:
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise UnsupportedMediaType("The body is not declared as JSON.")
-    body = bytearray()
-    async for block in request.stream():
-        body += block
-        if len(body) > MAX_BODY_BYTES:
-            raise BodyTooLarge(f"The body has more than {MAX_BODY_BYTES} bytes.")
-    return bytes(body)
-
-
-def _parse(body: bytes) -> PromptRequest:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        raise MalformedJSON("The body is not JSON.") from None
+def _parse(value: Any) -> PromptRequest:
     try:
         return PromptRequest.model_validate(value)
     except ValidationError as error:
-        faults = [
-            FieldProblem(field=".".join(str(part) for part in fault["loc"]), code=fault["type"], message=fault["msg"])
-            for fault in error.errors(include_url=False, include_input=False, include_context=False)
-        ]
-        raise InvalidRequest("The request does not fit.", errors=faults) from None
+        raise validation_problem(error, PromptRequest) from None
 
 
-async def _last(parts: AsyncGenerator[str | Answer, None]) -> Answer:
-    answer: Answer | None = None
+async def _last(parts: Parts) -> Written:
     async with aclosing(parts):
         async for part in parts:
-            if isinstance(part, Answer):
-                answer = part
-    if answer is None:
-        raise InternalError("The language model gave no answer.")
-    return answer
+            if isinstance(part, Written):
+                return part
+    raise InternalError("The language model gave no answer.")
 
 
-async def _unless_gone(request: Request, work: Awaitable[Part]) -> Part:
-    """Await the work, and cancel it when the client leaves first."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.create_task(gone())
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _events(
-    first: str | Answer, parts: AsyncGenerator[str | Answer, None], wanted: PromptRequest, request_id: str
-) -> AsyncIterator[bytes]:
+async def _events(first: str | Written, parts: Parts, wanted: PromptRequest, request_id: str) -> AsyncIterator[bytes]:
     async with aclosing(parts):
         yield _event_of(first, wanted, request_id)
         try:
@@ -184,8 +119,8 @@ async def _events(
             yield _event("error", error.to_problem(request_id).model_dump_json(exclude_none=True))
 
 
-def _event_of(part: str | Answer, wanted: PromptRequest, request_id: str) -> bytes:
-    if isinstance(part, Answer):
+def _event_of(part: str | Written, wanted: PromptRequest, request_id: str) -> bytes:
+    if isinstance(part, Written):
         return _event("prompt.completed", _response(part, wanted, request_id))
     return _event("prompt.delta", json.dumps({"text": part}, ensure_ascii=False))
 
@@ -194,10 +129,15 @@ def _event(name: str, data: str) -> bytes:
     return f"event: {name}\ndata: {data}\n\n".encode()
 
 
-def _response(answer: Answer, wanted: PromptRequest, request_id: str) -> str:
+def _response(written: Written, wanted: PromptRequest, request_id: str) -> str:
+    answer = written.answer
     return PromptResponse(
         id=request_id,
-        prompt=answer.prompt,
+        prompt=answer.prompts[0] if answer.prompts else None,
+        prompts=answer.prompts,
+        source=written.source,
+        text=answer.text,
+        dropped_turns=answer.dropped_turns,
         prompt_token_ids=answer.prompt_token_ids if wanted.return_token_ids else None,
         token_ids=answer.token_ids if wanted.return_token_ids else None,
         logprobs=answer.logprobs if wanted.logprobs is not None else None,

@@ -37,8 +37,15 @@ class Template:
     answering: str = ""
     cli_system: str | None = None
 
-    def start(self, system_prompt: SystemPrompt = "trained") -> str:
-        """Return the text before the first user text."""
+    def start(self, system_prompt: SystemPrompt = "trained", *, own_system: str | None = None) -> str:
+        """Return the text before the first user text; `own_system` takes the system prompt's place.
+
+        Families without a system prompt read it as the beginning of the first user text.
+        """
+        if own_system is not None:
+            if "{system}" in self.opening:
+                return self.opening.replace("{system}", own_system)
+            return f"{self.opening}{own_system}\n\n"
         system = self.system
         if system_prompt == "cli" and self.cli_system is not None:
             system = self.cli_system
@@ -149,6 +156,7 @@ def render(
     *,
     has_image: bool = False,
     system_prompt: SystemPrompt = "trained",
+    own_system: str | None = None,
 ) -> list[str]:
     """Return the texts of a conversation; between each two of them stands a picture.
 
@@ -160,7 +168,7 @@ def render(
     """
     if not turns or any(turn.answer is None for turn in turns[:-1]):
         raise ValueError("a conversation has at least one turn, and all but the last are answered")
-    texts = [template.start(system_prompt)]
+    texts = [template.start(system_prompt, own_system=own_system)]
     if has_image:
         texts.append("\n")
     for index, turn in enumerate(turns):

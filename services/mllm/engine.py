@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from PIL import Image
+from prometheus_client import REGISTRY
 from vllm import SamplingParams
 from vllm.engine.protocol import EngineClient
 from vllm.inputs import TokensPrompt
@@ -13,13 +15,18 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from services.mllm.checkpoints import Facts
 from services.mllm.conversation import TEMPLATES
-from services.mllm.tokenization import Picture, PromptBuilder
+from services.mllm.flow import Load
+from services.mllm.pictures import Picture
+from services.mllm.tokenization import ImageSlot, PromptBuilder
 from services.mllm.writing import Piece, PromptWriter, Sampling
 from shared.errors import InternalError
 from shared.settings import MLLMSettings
 
 # Spelled as a marker: `<|im_end|>`, `</s>`, `[INST]`. Some families do not flag all of theirs as special.
 _MARKER = re.compile(r"<[^\s<>]+>|\[[^\s\[\]]+\]")
+
+# vLLM's own gauges, set after each of its steps.
+_RUNNING, _WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
 
 
 class EngineDied(InternalError):
@@ -29,8 +36,9 @@ class EngineDied(InternalError):
 class VLLMEngine:
     """The server's own engine client."""
 
-    def __init__(self, client: EngineClient) -> None:
+    def __init__(self, client: EngineClient, facts: Facts) -> None:
         self._client = client
+        self._image_token_id = facts.image_token_id
         # top_k, top_p and the like of the checkpoint's generation_config.json
         self._defaults: dict[str, Any] = client.model_config.get_diff_sampling_param()
 
@@ -39,8 +47,20 @@ class VLLMEngine:
         """Whether the engine process is gone."""
         return bool(self._client.errored)
 
+    def load(self) -> Load:
+        """Return how many requests vLLM has."""
+        gauges = REGISTRY.restricted_registry([_RUNNING, _WAITING])
+        counts = {_RUNNING: 0, _WAITING: 0}
+        for metric in gauges.collect():
+            counts[metric.name] += int(sum(sample.value for sample in metric.samples))
+        return Load(
+            unfinished=self._client.output_processor.get_num_unfinished_requests(),
+            running=counts[_RUNNING],
+            waiting=counts[_WAITING],
+        )
+
     async def generate(
-        self, token_ids: list[int], sampling: Sampling, *, request_id: str, priority: int
+        self, token_ids: list[int], sampling: Sampling, *, picture: Picture | None, request_id: str, priority: int
     ) -> AsyncGenerator[Piece, None]:
         """Yield pieces until the answer ends; closing the generator aborts the request in vLLM.
 
@@ -54,11 +74,18 @@ class VLLMEngine:
             **options,
             seed=sampling.seed,
             logprobs=sampling.logprobs,
-            stop=sampling.stop,
-            include_stop_str_in_output=True,
+            stop=list(sampling.stop),
+            include_stop_str_in_output=sampling.keeps_stop,
+            # The id that stands for pictures: the original has none that it could write.
+            logit_bias={self._image_token_id: -100.0},
             output_kind=RequestOutputKind.DELTA,
         )
-        (prompt,) = await self._client.renderer.render_cmpl_async([TokensPrompt(prompt_token_ids=token_ids)])
+        asked = TokensPrompt(prompt_token_ids=token_ids)
+        if picture is not None:
+            asked["multi_modal_data"] = {"image": Image.fromarray(picture.pixels)}
+            # vLLM keeps what it has computed for a picture under this name.
+            asked["multi_modal_uuids"] = {"image": [picture.key]}
+        (prompt,) = await self._client.renderer.render_cmpl_async([asked])
         outputs = self._client.generate(prompt, params, request_id, priority=priority)
         try:
             async with aclosing(outputs):
@@ -89,9 +116,10 @@ def prompt_writer(client: EngineClient, facts: Facts, settings: MLLMSettings, *,
             for added in tokenizer.added_tokens_decoder.values()
             if added.special or _MARKER.fullmatch(added.content)
         ],
-        picture=Picture(facts.image_token_id, facts.image_tokens),
+        image_slot=ImageSlot(facts.image_token_id, facts.image_tokens),
         # Room for an answer of the usual length; at least half of the context is for the conversation.
         max_prompt_tokens=max(max_model_len - settings.max_tokens, max_model_len // 2),
         system_prompt=settings.system_prompt,
+        space_before=facts.space_before,
     )
-    return PromptWriter(VLLMEngine(client), builder, model=model, max_model_len=max_model_len)
+    return PromptWriter(VLLMEngine(client, facts), builder, model=model, max_model_len=max_model_len)

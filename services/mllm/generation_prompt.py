@@ -6,14 +6,14 @@ incremental (text comes in deltas that may end anywhere), total (any text gives 
 strict (only the exact tags count). Its result never depends on how the text was cut into deltas.
 
 What the parser lets through is clean: one line, single spaces, no control or invisible characters, and none
-of the signs that a renderer would take for syntax (LLMGA.md §5.1). What the model wrote is untrusted; it
-describes, it does not command.
+of the signs that a renderer would take for syntax (LLMGA.md §5.1): of `(red:1.3) [fox]` the words stay. What
+the model wrote is untrusted; it describes, it does not command.
 
 Rules, where an answer is not one proper pair of tags:
 
 | answer | prompt |
 |---|---|
-| several pairs | the first that is not empty |
+| several pairs | the first that is not empty; the others are kept beside it |
 | a second opening tag before the closing one | is left out; the first closing tag ends the prompt |
 | a closing tag before any opening one, a pair later | the pair |
 | opened, never closed | everything after the tag (`unclosed`) |
@@ -24,18 +24,22 @@ Rules, where an answer is not one proper pair of tags:
 
 import re
 import unicodedata
-from dataclasses import dataclass
-from enum import Enum, StrEnum
+from dataclasses import dataclass, replace
+from enum import StrEnum
 
 OPEN_TAG = "<gen_image>"
 CLOSE_TAG = "</gen_image>"
 MAX_PROMPT_CHARS = 8_000  # the bound of instructions and edited prompts
+MAX_PROMPTS = 16  # of one answer; a picture book has fewer
 
 # `<lora:name:0.8>` and its like: taken out whole. The bounds keep what has to be held back short.
 _DIRECTIVE = re.compile(r"<[A-Za-z]{1,16}:[^<>\n]{0,100}>")
 _DIRECTIVE_START = re.compile(r"<(?:[A-Za-z]{0,16}|[A-Za-z]{1,16}:[^<>\n]{0,100})")
-# Weights `(x:1.2)`, `[x]` and their escape, in every pair of signs that renderers know; and what is left of
-# tags.
+# The number of a weight, up to its bracket; `(at 10:30)` is none.
+_WEIGHT = re.compile(r":[+-]?[0-9.]{1,8}(?=[)\]}])")
+_WEIGHT_START = re.compile(r":[+-]?[0-9.]{0,8}")
+_UNDECIDED = re.compile(r"[<:]")
+# Brackets of weights `(x:1.2)`, `[x]` and choices `{x|y}`, their escape, and what is left of tags.
 _SYNTAX = frozenset("()[]{}<>\\")
 # Control, format (invisible), surrogate and private-use characters.
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co"})
@@ -56,18 +60,14 @@ class Parsed:
 
     delta: prompt characters that come on top of those which `feed` returned.
     text: the whole prompt.
+    more: the prompts of further pairs; the last may be cut off.
     """
 
     delta: str
     text: str
     fallback: Fallback | None
     was_cut: bool
-
-
-class _State(Enum):
-    OUTSIDE = 1
-    INSIDE = 2
-    DONE = 3
+    more: tuple[str, ...] = ()
 
 
 class _Cleaner:
@@ -101,24 +101,26 @@ class _Cleaner:
 
 
 class GenerationPromptParser:
-    """Parse one answer: `feed` each delta, then `finish` once."""
+    """Parse one answer: `feed` each delta, then `finish` once.
+
+    Deltas are those of the first prompt; further ones are there at the end.
+    """
 
     def __init__(self) -> None:
-        self._state = _State.OUTSIDE
-        self._held = ""  # a piece that may become a tag or a directive
-        self._prompt = _Cleaner()
+        self._held = ""  # a piece that may become a tag, a directive or a weight
+        self._before = ""  # the character before what is held
+        self._closed: list[_Cleaner] = []
+        self._inside: _Cleaner | None = None  # the prompt that is open
         self._outside = _Cleaner()
         self._before_close: str | None = None
 
     @property
     def is_complete(self) -> bool:
-        """Whether the prompt is closed: nothing that follows can change it."""
-        return self._state is _State.DONE
+        """Whether the first prompt is closed: nothing that follows can change it."""
+        return bool(self._closed)
 
     def feed(self, text: str) -> str:
         """Take the next characters of the answer; return the next characters of the prompt."""
-        if self._state is _State.DONE:
-            return ""
         return self._scan(self._held + text)
 
     def finish(self) -> Parsed:
@@ -128,10 +130,15 @@ class GenerationPromptParser:
         # A tag that the end cut off is dropped; any other piece is text.
         if held and not any(len(held) > 1 and tag.startswith(held) for tag in (OPEN_TAG, CLOSE_TAG)):
             delta = self._write(held)
-        if self._state is _State.DONE:
-            return Parsed("", self._prompt.text, None, self._prompt.was_cut)
-        if self._prompt.text:
-            return Parsed(delta, self._prompt.text, Fallback.UNCLOSED, self._prompt.was_cut)
+        prompts = [*self._closed, *([self._inside] if self._inside and self._inside.text else [])]
+        if prompts:
+            return Parsed(
+                delta,
+                prompts[0].text,
+                None if self._closed else Fallback.UNCLOSED,
+                any(prompt.was_cut for prompt in prompts),
+                tuple(prompt.text for prompt in prompts[1:]),
+            )
         if self._before_close:
             return Parsed(self._before_close, self._before_close, Fallback.UNOPENED, self._outside.was_cut)
         text = self._outside.text
@@ -142,48 +149,76 @@ class GenerationPromptParser:
         prompt = ""
         self._held = ""
         position = 0
-        while position < len(text) and self._state is not _State.DONE:
-            bracket = text.find("<", position)
-            if bracket < 0:
-                return prompt + self._write(text[position:])
-            prompt += self._write(text[position:bracket])
-            rest = text[bracket:]
-            if rest.startswith(OPEN_TAG):
-                self._open()
-                position = bracket + len(OPEN_TAG)
-            elif rest.startswith(CLOSE_TAG):
-                self._close()
-                position = bracket + len(CLOSE_TAG)
-            elif OPEN_TAG.startswith(rest) or CLOSE_TAG.startswith(rest) or _DIRECTIVE_START.fullmatch(rest):
-                self._held = rest
+        while position < len(text):
+            sign = _UNDECIDED.search(text, position)
+            if sign is None:
+                prompt += self._write(text[position:])
+                self._before = text[-1]
                 return prompt
-            elif directive := _DIRECTIVE.match(rest):
-                prompt += self._write(" ")
-                position = bracket + directive.end()
-            else:
-                prompt += self._write("<")
-                position = bracket + 1
+            start = sign.start()
+            prompt += self._write(text[position:start])
+            if start:
+                self._before = text[start - 1]
+            length = self._weight_at(text, start) if sign[0] == ":" else self._bracket_at(text, start)
+            if length is None:
+                self._held = text[start:]
+                return prompt
+            if length == 0:
+                prompt += self._write(sign[0])
+                length = 1
+            position = start + length
+            self._before = text[position - 1]
         return prompt
 
+    def _bracket_at(self, text: str, start: int) -> int | None:
+        """Return the length of the tag or directive at `<`, which has taken effect; 0: none; None: undecided."""
+        rest = text[start:]
+        if rest.startswith(OPEN_TAG):
+            self._open()
+            return len(OPEN_TAG)
+        if rest.startswith(CLOSE_TAG):
+            self._close()
+            return len(CLOSE_TAG)
+        if OPEN_TAG.startswith(rest) or CLOSE_TAG.startswith(rest) or _DIRECTIVE_START.fullmatch(rest):
+            return None
+        directive = _DIRECTIVE.match(rest)
+        if directive is None:
+            return 0
+        self._write(" ")  # what it was between stays apart
+        return directive.end()
+
+    def _weight_at(self, text: str, start: int) -> int | None:
+        """Return the length of the weight's number at `:`; 0: none; None: undecided."""
+        if self._before.isdigit():
+            return 0
+        if weight := _WEIGHT.match(text, start):
+            return weight.end() - start
+        return None if _WEIGHT_START.fullmatch(text, start) else 0
+
     def _open(self) -> None:
-        if self._state is _State.OUTSIDE:
-            self._state = _State.INSIDE
+        if self._inside is not None:
+            self._inside.write(" ")
+        elif len(self._closed) < MAX_PROMPTS:
+            self._inside = _Cleaner()
             self._outside.write(" ")
-        else:
-            self._prompt.write(" ")
 
     def _close(self) -> None:
-        if self._state is _State.INSIDE:
-            self._state = _State.DONE if self._prompt.text else _State.OUTSIDE
+        if self._inside is not None:
+            if self._inside.text:
+                self._closed.append(self._inside)
+            self._inside = None
         elif self._before_close is None:
             self._before_close = self._outside.text
             self._outside.write(" ")
 
     def _write(self, text: str) -> str:
-        if self._state is _State.INSIDE:
-            return self._prompt.write(text)
-        self._outside.write(text)
-        return ""
+        """Write text where it belongs; return what the first prompt has got by it."""
+        if self._inside is None:
+            if not self._closed:
+                self._outside.write(text)
+            return ""
+        added = self._inside.write(text)
+        return "" if self._closed else added
 
 
 def parse(answer: str) -> Parsed:
@@ -191,4 +226,4 @@ def parse(answer: str) -> Parsed:
     parser = GenerationPromptParser()
     delta = parser.feed(answer)
     end = parser.finish()
-    return Parsed(delta + end.delta, end.text, end.fallback, end.was_cut)
+    return replace(end, delta=delta + end.delta)

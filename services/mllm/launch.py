@@ -5,14 +5,19 @@ pages, knows no development routes, fetches nothing and reports nothing.
 """
 
 import json
-import math
 import os
 from pathlib import Path
 
 from services.mllm.checkpoints import Prepared
+from services.mllm.options import GIB, Options
 from shared.settings import Settings
 
 PLUGINS = ("llmga_torchvision", "llmga_parent", "llmga")
+BITSANDBYTES_PLUGIN = "bitsandbytes"  # the entry point of vllm-bnb-plugin; plugins that are not named are not run
+# vLLM's `fp8` reads such checkpoints only; this makes 8 bits of any.
+FP8_ON_LOAD = "fp8_per_tensor"
+# The tower and the projector are small, and the pictures depend on them.
+KEPT_WHOLE = ("*vision_tower*", "*multi_modal_projector*")
 # A smaller model gains nothing from a second thread; on a busy machine it waits a time slice at every
 # barrier.
 ONE_THREAD_PARAMETERS = 50_000_000
@@ -20,11 +25,12 @@ CPU_BATCHED_TOKENS = 4_096  # of prompts in one step
 MAX_LOGPROBS = 20  # per generated token, for those who check a deployment
 
 
-def vllm_environment(settings: Settings, *, is_cpu: bool, parameters: int, python_path: str = "") -> dict[str, str]:
+def vllm_environment(settings: Settings, options: Options, *, parameters: int, python_path: str = "") -> dict[str, str]:
     """Return the variables that vLLM and what it loads must see, in this process and in its children."""
     home = settings.home.resolve()
+    needs_bitsandbytes = (options.quantization or "").startswith("bitsandbytes")
     variables = {
-        "VLLM_PLUGINS": ",".join(PLUGINS),
+        "VLLM_PLUGINS": ",".join([*PLUGINS, *([BITSANDBYTES_PLUGIN] if needs_bitsandbytes else [])]),
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
@@ -34,11 +40,10 @@ def vllm_environment(settings: Settings, *, is_cpu: bool, parameters: int, pytho
         # This process has threads and open ports, which a forked engine would inherit.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     }
-    if is_cpu:
+    if options.device_kind == "cpu":
         # see `startup/sitecustomize.py`
         paths = [str(Path(__file__).parent / "startup"), *filter(None, [python_path])]
         variables["PYTHONPATH"] = os.pathsep.join(paths)
-        variables["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil(settings.mllm.kv_cache_gb))  # takes whole GiB
         if parameters < ONE_THREAD_PARAMETERS:
             variables["OMP_NUM_THREADS"] = "1"
         # Pinned threads of several processes would share the same few cores and starve each other.
@@ -48,38 +53,52 @@ def vllm_environment(settings: Settings, *, is_cpu: bool, parameters: int, pytho
     return variables
 
 
-def vllm_arguments(settings: Settings, prepared: Prepared, *, model: str, is_cpu: bool) -> list[str]:
+def vllm_arguments(settings: Settings, options: Options, prepared: Prepared, *, model: str) -> list[str]:
     """Return the command line of vLLM's server."""
     mllm = settings.mllm
-    dtype = mllm.dtype
-    if dtype == "auto" and is_cpu:
-        dtype = "float32"  # bfloat16 is emulated on CPUs without AMX
     arguments = [
         f"--model={_absolute(prepared.folder)}",
         f"--served-model-name={model}",
         f"--host={mllm.host}",
         f"--port={mllm.port}",
-        f"--dtype={dtype}",
-        f"--max-model-len={mllm.max_model_len}",
-        f"--max-num-seqs={mllm.max_concurrency}",
+        f"--dtype={options.dtype}",
+        f"--max-model-len={options.max_model_len}",
+        f"--max-num-seqs={options.max_concurrency}",
         f"--max-logprobs={MAX_LOGPROBS}",
+        "--enable-prefix-caching" if options.prefix_caching else "--no-enable-prefix-caching",
         "--scheduling-policy=priority",
         f"--limit-mm-per-prompt={json.dumps({'image': 1})}",
         "--disable-fastapi-docs",
         "--disable-uvicorn-access-log",
     ]
-    if is_cpu:
+    if options.execution == "eager":
+        arguments.append("--enforce-eager")
+    if options.tensor_parallel_size > 1:
+        arguments.append(f"--tensor-parallel-size={options.tensor_parallel_size}")
+    if options.kv_cache_gb is not None:
+        arguments.append(f"--kv-cache-memory-bytes={round(options.kv_cache_gb * GIB)}")
+    if options.gpu_memory_utilization is not None:
+        arguments.append(f"--gpu-memory-utilization={options.gpu_memory_utilization}")
+    if options.is_quantised_on_load:
+        arguments += _quantised_on_load(options.quantization)
+    if options.device_kind == "cpu":
         # A seeded request whose prompt is computed in two steps ends the engine: vLLM rewinds the generator
         # then, which those of torch's CPU device do not offer. Whole prompts need a budget that holds the
         # longest.
         arguments += [
-            "--enforce-eager",
             "--no-enable-chunked-prefill",
-            f"--max-num-batched-tokens={max(mllm.max_model_len, CPU_BATCHED_TOKENS)}",
+            f"--max-num-batched-tokens={max(options.max_model_len, CPU_BATCHED_TOKENS)}",
         ]
-    else:
-        arguments.append(f"--gpu-memory-utilization={mllm.gpu_memory_utilization}")
     return arguments
+
+
+def _quantised_on_load(quantization: str | None) -> list[str]:
+    if quantization == "fp8":
+        return [
+            f"--quantization={FP8_ON_LOAD}",
+            f"--quantization-config={json.dumps({'ignore': KEPT_WHOLE})}",
+        ]
+    return ["--quantization=bitsandbytes"]
 
 
 def _absolute(folder: Path) -> str:

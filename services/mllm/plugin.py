@@ -11,16 +11,20 @@ import logging
 import signal
 from argparse import Namespace
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.datastructures import State
 from vllm.engine.protocol import EngineClient
 
+from services.mllm import chat
 from services.mllm.api import PATH, PromptEndpoint
+from services.mllm.chat import ChatEndpoint, TokenTexts
 from services.mllm.consumer import PromptJobs
 from services.mllm.conversation import Turn
 from services.mllm.engine import EngineDied, VLLMEngine, prompt_writer
+from services.mllm.flow import Flow, Load
 from services.mllm.service import Service, current
 from services.mllm.writing import PromptWriter, Sampling
 from shared.contracts import Phase, Stage
@@ -31,6 +35,7 @@ _log = logging.getLogger("llmga.mllm")
 
 DRAIN_S = 20.0  # jobs that run longer are given back, and start again elsewhere
 ENGINE_CHECK_S = 0.5
+ROOM_CHECK_S = 0.05  # vLLM has no event for it
 EXIT_ENGINE_DIED = 3
 EXIT_UNFIT_SERVER = 2
 # What of vLLM's own routes stays: health, metrics, the model's name. Everything else would be a way around
@@ -56,16 +61,19 @@ class GenerationPromptPlugin:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._writer: PromptWriter | None = None
+        self._texts: TokenTexts | None = None
         self._task: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
 
     def attach_router(self, app: FastAPI) -> None:
-        """Add our route, and take away what this server has no need to show."""
+        """Add our routes, and take away what this server has no need to show."""
         app.router.routes[:] = [
             route for route in app.router.routes if getattr(route, "path", "").removesuffix("/") in KEPT_PATHS
         ]
         endpoint = PromptEndpoint(self._writer_now, self._service.settings.mllm)
         app.add_route(PATH, endpoint.answer, methods=["POST"])
+        talk = ChatEndpoint(self._writer_now, self._texts_now, self._service.settings.mllm, model=self._service.model)
+        app.add_route(chat.PATH, talk.answer, methods=["POST"])
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
         """Start our task beside the server."""
@@ -74,11 +82,18 @@ class GenerationPromptPlugin:
         service = self._service
         service.enter(Phase.WARMING_UP)
         self._writer = prompt_writer(engine_client, service.facts, service.settings.mllm, model=service.model)
-        self._task = asyncio.create_task(self._live(VLLMEngine(engine_client), state), name="llmga-service")
+        self._texts = TokenTexts(engine_client.renderer.get_tokenizer())
+        self._task = asyncio.create_task(
+            self._live(VLLMEngine(engine_client, service.facts), state), name="llmga-service"
+        )
 
     def _writer_now(self) -> PromptWriter:
         assert self._writer is not None, "vLLM opens the port after `init_state`"
         return self._writer
+
+    def _texts_now(self) -> TokenTexts:
+        assert self._texts is not None, "vLLM opens the port after `init_state`"
+        return self._texts
 
     async def _live(self, engine: VLLMEngine, state: State) -> None:
         """Serve jobs until told to stop, then end the server."""
@@ -90,7 +105,7 @@ class GenerationPromptPlugin:
             while not getattr(getattr(state, "server", None), "started", False):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             self._take_signals()
-            await self._serve_jobs()
+            await self._serve_jobs(engine)
         except UnfitServer as error:
             _log.error("%s", error)
             service.exit_status = EXIT_UNFIT_SERVER
@@ -112,7 +127,7 @@ class GenerationPromptPlugin:
                 async for _ in parts:
                     pass
 
-    async def _serve_jobs(self) -> None:
+    async def _serve_jobs(self, engine: VLLMEngine) -> None:
         service, settings = self._service, self._service.settings
         redis = await self._connected()
         if redis is None:
@@ -120,7 +135,8 @@ class GenerationPromptPlugin:
         try:
             await check_server(redis, settings.redis)
             queue = JobQueue(redis, settings.queue, settings.redis.namespace)
-            jobs = PromptJobs(self._writer_now(), settings.mllm)
+            assert service.artifacts is not None, "opened before the server is started"
+            jobs = PromptJobs(self._writer_now(), settings.mllm, service.artifacts)
 
             async def handle(claim: Claim) -> None:
                 try:
@@ -129,22 +145,43 @@ class GenerationPromptPlugin:
                     self._engine_died()  # before the attempt fails, so that this process does not claim the next one
                     raise
 
+            def load() -> Load:
+                found = engine.load()
+                # A job that was claimed a moment ago is not in vLLM yet.
+                return replace(found, unfinished=max(found.unfinished, consumer.running))
+
+            flow = Flow(settings.mllm.max_concurrency, load)
             consumer = Consumer(
                 queue,
                 settings.redis,
                 stage=Stage.PROMPT,
                 worker=service.worker,
                 handle=handle,
-                capacity=settings.mllm.max_concurrency,
-                announcement=lambda: service.announcement(running=consumer.running),
+                capacity=flow.capacity,
+                room=flow.room,
+                announcement=lambda: service.announcement(running=consumer.running, free=consumer.free()),
             )
             service.enter(Phase.READY)
             service.is_live = consumer.progressing
             service.taken_over()
             _log.info("ready", extra={"model": service.model})
-            await consumer.run(self._stop, drain_s=DRAIN_S)
+            filling = asyncio.create_task(self._keep_full(flow, consumer), name="llmga-flow")
+            try:
+                await consumer.run(self._stop, drain_s=DRAIN_S)
+            finally:
+                filling.cancel()
         finally:
             await redis.aclose()
+
+    async def _keep_full(self, flow: Flow, consumer: Consumer) -> None:
+        """Tell the consumer when vLLM has room again: others than its jobs may have left."""
+        had_room = True
+        while True:
+            has_room = flow.room() > 0
+            if has_room and not had_room:
+                consumer.wake()
+            had_room = has_room
+            await asyncio.sleep(ROOM_CHECK_S)
 
     async def _connected(self) -> Any:
         while not self._stop.is_set():

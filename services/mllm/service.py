@@ -10,7 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from services.mllm.checkpoints import Facts, Prepared
-from shared.contracts import Announcement, Phase, ServedModel, Stage
+from services.mllm.options import Options
+from shared.artifacts import ArtifactStore
+from shared.contracts import Announcement, Phase, ServedModel, Stage, Task
+from shared.contracts.published import find_published
 from shared.settings import Settings, worker_name
 
 _PHASES = list(Phase)
@@ -22,7 +25,9 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.worker = worker_name()
+        self.artifacts: ArtifactStore | None = None
         self.prepared: Prepared | None = None
+        self.options: Options | None = None
         self.exit_status = 0
         self.is_live: Callable[[], bool] = lambda: True  # the consumer's progress, once there is one
         self.taken_over: Callable[[], None] = lambda: None  # called when the consumer announces from then on
@@ -58,22 +63,37 @@ class Service:
                 self._since = time.monotonic()
             self._phase, self._detail = phase, detail
 
-    def announcement(self, *, running: int = 0) -> Announcement:
+    def announcement(self, *, running: int = 0, free: int = 0) -> Announcement:
         """Return what this worker says of itself."""
         with self._lock:
             phase, detail = self._phase, self._detail
         models = []
         if self.prepared is not None:
-            models = [ServedModel(name=self.model, default=True, kind=self.facts.family)]
-        free = self.settings.mllm.max_concurrency - running if phase is Phase.READY else 0
+            models = [self._served()]
         return Announcement(
             worker=self.worker,
             stage=Stage.PROMPT,
             phase=phase,
             detail=detail,
             models=models,
-            free=max(free, 0),
+            free=free if phase is Phase.READY else 0,
             running=running,
+        )
+
+    def _served(self) -> ServedModel:
+        facts, options = self.facts, self.options
+        published = find_published(facts.source)
+        return ServedModel(
+            name=self.model,
+            default=True,
+            tasks=[Task.TEXT_TO_IMAGE, Task.SIMILAR, Task.PROMPT],
+            kind=facts.family,
+            source=facts.source,
+            languages=list(published.languages) if published else None,
+            parameters=facts.parameters,
+            dtype=options.dtype if options else None,
+            quantization=options.quantization if options else None,
+            max_model_len=options.max_model_len if options else None,
         )
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
@@ -91,6 +111,8 @@ class Service:
                 "fingerprint": facts.fingerprint,
                 "worker": self.worker,
             }
+        if self.options is not None:
+            details["options"] = self.options.details()
         return phase is Phase.READY, details
 
 

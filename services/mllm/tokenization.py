@@ -28,7 +28,7 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageSlot:
     """How a picture stands in the ids: one placeholder, which the server replaces by `tokens` positions."""
 
     token_id: int
@@ -45,12 +45,20 @@ class TokenizedPrompt:
     dropped_turns: int
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str], image_token_id: int | None = None) -> list[int]:
+def encode(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    image_token_id: int | None = None,
+    *,
+    space_before: tuple[str, ...] = (),
+) -> list[int]:
     """Return the ids of texts with a picture between each two of them.
+
+    space_before: beginnings of a text before which the tokenizer of training put a space (Phi-3's slow one).
 
     Source: LLMGA.md §1.7, `tokenizer_image_token`.
     """
-    chunks = [tokenizer.encode(text) for text in texts]
+    chunks = [tokenizer.encode(f" {text}" if text.startswith(space_before) else text) for text in texts]
     bos = tokenizer.bos_token_id
     has_bos = bos is not None and bool(chunks[0]) and chunks[0][0] == bos
     ids: list[int] = [bos] if has_bos and bos is not None else []
@@ -71,21 +79,25 @@ class PromptBuilder:
         template: Template,
         *,
         control_tokens: Iterable[str],
-        picture: Picture,
+        image_slot: ImageSlot,
         max_prompt_tokens: int,
         system_prompt: SystemPrompt = "trained",
+        space_before: Iterable[str] = (),
     ) -> None:
         self._tokenizer = tokenizer
+        self._space_before = tuple(space_before)
         self._template = template
         # Longest first, so that no spelling is left over inside another.
         self._control_tokens = sorted((token for token in control_tokens if len(token) > 1), key=len, reverse=True)
-        self._picture = picture
+        self._image_slot = image_slot
         self._max_prompt_tokens = max_prompt_tokens
         self._system_prompt: SystemPrompt = system_prompt
 
-    def build(self, turns: Sequence[Turn], *, has_image: bool = False) -> TokenizedPrompt:
+    def build(
+        self, turns: Sequence[Turn], *, has_image: bool = False, own_system: str | None = None
+    ) -> TokenizedPrompt:
         """Return the prompt of a conversation; the picture, if there is one, comes with its first turn that
-        is left.
+        is left. `own_system` takes the place of the family's system prompt.
 
         Raises:
             PromptTooLong: the last turn alone does not fit.
@@ -97,10 +109,22 @@ class PromptBuilder:
             )
             for turn in turns
         ]
+        own_system = None if own_system is None else self._neutralised(own_system)
         for dropped in range(len(turns)):
-            texts = render(self._template, turns[dropped:], has_image=has_image, system_prompt=self._system_prompt)
-            ids = encode(self._tokenizer, texts, self._picture.token_id if has_image else None)
-            length = len(ids) + (self._picture.tokens - 1 if has_image else 0)
+            texts = render(
+                self._template,
+                turns[dropped:],
+                has_image=has_image,
+                system_prompt=self._system_prompt,
+                own_system=own_system,
+            )
+            ids = encode(
+                self._tokenizer,
+                texts,
+                self._image_slot.token_id if has_image else None,
+                space_before=self._space_before,
+            )
+            length = len(ids) + (self._image_slot.tokens - 1 if has_image else 0)
             if length <= self._max_prompt_tokens:
                 return TokenizedPrompt(ids, length, dropped)
         raise PromptTooLong(

@@ -13,6 +13,7 @@ from shared.contracts.generation import (
     Size,
     Task,
 )
+from shared.contracts.images import UploadedImage
 from shared.contracts.jobs import (
     TERMINAL,
     GenerationPrompt,
@@ -51,4 +52,5 @@ __all__ = [
     "Stage",
     "Task",
     "Timings",
+    "UploadedImage",
 ]

@@ -8,7 +8,17 @@ import re
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 MAX_INSTRUCTION_CHARS = 8_000  # about 2,000 tokens, LLMGA's context (LLMGA.md §1.7)
 MAX_STEPS = 150
@@ -18,12 +28,15 @@ MIN_SIDE_PX = 64
 SIDE_MULTIPLE_PX = 8  # one latent is 8 px wide (SD1.5 and SDXL VAEs)
 MAX_SEED = 2**53 - 1  # exact in JSON numbers of every client
 MAX_DEADLINE_S = 86_400.0
+MAX_IMAGE_CHARS = 23_000_000  # a file of 16 MiB in base64, and the head of a data URI
+MIN_PROMPT_TOKENS, MAX_PROMPT_TOKENS = 16, 1_024
 
 
 class Task(StrEnum):
     """What is to be made."""
 
     TEXT_TO_IMAGE = "text_to_image"
+    SIMILAR = "similar"
     PROMPT = "prompt"
 
 
@@ -119,8 +132,18 @@ def meaningful(text: str) -> str:
     return _without_nul(text)
 
 
+def meaningful_or_empty(text: str) -> str:
+    """Return a text that a person may also have left out.
+
+    Raises:
+        ValueError: as for `meaningful`.
+    """
+    return meaningful(text) if text else text
+
+
 Size = Annotated[str, AfterValidator(_checked_size), Field(examples=["512x512"])]
 Words = Annotated[str, Field(max_length=MAX_INSTRUCTION_CHARS)]
+Image = Annotated[str, Field(min_length=1, max_length=MAX_IMAGE_CHARS)]
 # Strict: neither "3" nor true is a number, and "yes" is no truth value, whoever might mean one.
 Count = Annotated[int, Strict()]
 Finite = Annotated[float, Strict(), Field(allow_inf_nan=False)]
@@ -133,9 +156,18 @@ class GenerationRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: Task = Task.TEXT_TO_IMAGE
+    image: Image | None = Field(
+        default=None,
+        validate_default=True,
+        description="A picture that the language model looks at: the id of an uploaded or finished one, or a PNG, "
+        "JPEG or WebP file in base64 or as a data URI. Addresses are not fetched.",
+        examples=["img_3b5d5c3712955042212316173ccf37be80ac3f51"],
+    )
     # The bound comes before the look at the text: a megabyte of blanks is not searched for something visible.
-    instruction: Annotated[Words, Field(min_length=1), AfterValidator(meaningful)] = Field(
-        description="What you want, in your own words; English or Chinese.",
+    instruction: Annotated[Words, AfterValidator(meaningful_or_empty)] = Field(
+        default="",
+        validate_default=True,
+        description="What you want, in your own words; English or Chinese. Required without an `image`.",
         examples=["draw a snowman at night"],
     )
     prompt_mode: PromptMode = Field(
@@ -156,6 +188,13 @@ class GenerationRequest(BaseModel):
     guidance_scale: Finite | None = Field(default=None, ge=0, le=30)
     scheduler: Scheduler | None = None
     prompt_encoding: PromptEncoding = PromptEncoding.LLMGA
+    max_prompt_tokens: Count | None = Field(
+        default=None,
+        ge=MIN_PROMPT_TOKENS,
+        le=MAX_PROMPT_TOKENS,
+        description="The language model is asked for a prompt of at most this many tokens of the diffusion model's "
+        "text encoder; as many as that takes if left out.",
+    )
     lane: Lane = Lane.INTERACTIVE
     deadline_s: Finite | None = Field(
         default=None,
@@ -168,8 +207,26 @@ class GenerationRequest(BaseModel):
     )
     output_format: OutputFormat = OutputFormat.PNG
 
+    @field_validator("image")
+    @classmethod
+    def _has_image(cls, image: str | None, info: ValidationInfo) -> str | None:
+        if image is None and info.data.get("task") is Task.SIMILAR:
+            raise PydanticCustomError("missing", "Field required")
+        return image
+
+    @field_validator("instruction")
+    @classmethod
+    def _says_something(cls, instruction: str, info: ValidationInfo) -> str:
+        if not instruction and "image" in info.data and info.data["image"] is None:
+            raise PydanticCustomError("missing", "Field required")
+        return instruction
+
     @model_validator(mode="after")
     def _stages_make_sense(self) -> Self:
+        if self.image is not None and self.task is Task.TEXT_TO_IMAGE:
+            raise ValueError("task 'text_to_image' takes no image; 'similar' and 'prompt' do")
+        if self.task is Task.SIMILAR and self.prompt_mode is PromptMode.VERBATIM:
+            raise ValueError("task 'similar' asks the language model to look at the image; it cannot be 'verbatim'")
         if self.task is Task.PROMPT and self.prompt_mode is PromptMode.VERBATIM:
             raise ValueError("task 'prompt' asks the language model to write a prompt; it cannot be 'verbatim'")
         if self.task is Task.PROMPT and self.approve:

@@ -44,6 +44,12 @@ class GenerationPrompt(BaseModel):
         default=None,
         description="Set when the answer held no `<gen_image>` pair: which rule made the prompt from it.",
     )
+    more: list[str] | None = Field(
+        default=None, description="The answer's further prompts, in order, where several pictures were asked for."
+    )
+    dropped_turns: int | None = Field(
+        default=None, description="How many turns of the conversation, oldest first, did not fit the language model."
+    )
     prompt_tokens: int | None = Field(
         default=None, description="Tokens of the text encoder's tokenizer, when rendered."
     )

@@ -28,7 +28,9 @@ class PublishedModel(BaseModel):
     languages: tuple[Language, ...] = ("en",)
     task: str | None = Field(default=None, description="`text_to_image` or `inpaint`, for diffusion checkpoints.")
     parameters: int = Field(description="Parameters in the files, to three or four digits.")
-    kept_16bit: int = Field(default=0, description="Of those, the ones that quantisation leaves in 16 bits.")
+    kept_16bit: int = Field(
+        default=0, exclude=True, description="Of those, the ones that quantisation leaves in 16 bits."
+    )
     superseded: bool = Field(default=False, description="An older release that a newer one replaces.")
 
     @property
@@ -159,3 +161,8 @@ PUBLISHED: tuple[PublishedModel, ...] = (
     _sd("llmga-sd15-inpainting", "sd15", "inpaint", parameters=_SD15, superseded=True),
     _sd("llmga-sdxl-inpainting", "sdxl", "inpaint", parameters=_SDXL, superseded=True),
 )
+
+
+def find_published(name: str) -> PublishedModel | None:
+    """Return the checkpoint with a hub id, or with a name that is a hub id's last part."""
+    return next((model for model in PUBLISHED if name in (model.hub_id, model.name)), None)

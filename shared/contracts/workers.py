@@ -4,8 +4,9 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.contracts.generation import PromptEncoding, Scheduler
+from shared.contracts.generation import PromptEncoding, Scheduler, Task
 from shared.contracts.jobs import Stage
+from shared.contracts.published import Language
 
 
 class Phase(StrEnum):
@@ -22,14 +23,21 @@ class Phase(StrEnum):
 class ServedModel(BaseModel):
     """A model that a worker serves, with the defaults that fill what a request leaves open.
 
-    Prompt workers fill `name` alone.
+    Prompt workers fill what concerns language models, render workers the rest.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     name: str
     default: bool = Field(default=False, description="Whether a request that names no model gets this one.")
+    tasks: list[Task] = Field(default_factory=list, description="What can be asked of it.")
     kind: str | None = Field(default=None, description="`sd15` or `sdxl`; the family for a language model.")
+    source: str | None = Field(default=None, description="Name of the checkpoint, as published or as its folder's.")
+    languages: list[Language] | None = Field(default=None, description="Of a published language model.")
+    parameters: int | None = None
+    dtype: str | None = Field(default=None, description="Number format that the model computes in.")
+    quantization: str | None = Field(default=None, description="How the weights are held in fewer bits, if they are.")
+    max_model_len: int | None = Field(default=None, description="Context of a language model in tokens.")
     size: str | None = Field(default=None, description="The model's own `WIDTHxHEIGHT`.")
     max_side_px: int | None = None
     num_inference_steps: int | None = None
@@ -37,7 +45,9 @@ class ServedModel(BaseModel):
     scheduler: Scheduler | None = None
     schedulers: list[Scheduler] = Field(default_factory=list)
     prompt_encodings: list[PromptEncoding] = Field(default_factory=list)
-    max_prompt_tokens: int | None = Field(default=None, description="Content tokens that the text encoder takes.")
+    max_prompt_tokens: dict[PromptEncoding, int] = Field(
+        default_factory=dict, description="Tokens of a prompt that each encoding keeps, without begin and end."
+    )
 
 
 class Announcement(BaseModel):

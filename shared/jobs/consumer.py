@@ -48,7 +48,9 @@ class Consumer:
         capacity: int,
         announcement: Callable[[], Announcement],
         batch_keys: Callable[[], Collection[str] | None] | None = None,
+        room: Callable[[], int] | None = None,
     ) -> None:
+        """`capacity`: the most jobs in hand; `room`: how many more there is a place for now, if that varies."""
         self._queue = queue
         self._settings = settings
         self._stage = stage
@@ -57,6 +59,7 @@ class Consumer:
         self._capacity = capacity
         self._announcement = announcement
         self._batch_keys = batch_keys
+        self._room = room
         self._running: dict[asyncio.Task[None], Claim] = {}
         self._wake = asyncio.Event()
         self._turned_at: float | None = None
@@ -69,14 +72,15 @@ class Consumer:
 
     def free(self) -> int:
         """Return how many jobs would be taken now."""
-        return self._capacity - len(self._running)
+        free = self._capacity - len(self._running)
+        return free if self._room is None else max(min(free, self._room()), 0)
 
     def progressing(self) -> bool:
         """Whether the loop turns (or has not started, or has ended); for `/livez`."""
         return self._turned_at is None or time.monotonic() - self._turned_at < STALLED_AFTER_S
 
     def wake(self) -> None:
-        """Look for work now; for workers whose batch keys have changed."""
+        """Look for work now; for workers whose batch keys or room have changed."""
         self._wake.set()
 
     async def run(self, stop: asyncio.Event, *, drain_s: float) -> None:

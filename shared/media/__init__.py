@@ -8,5 +8,6 @@ reader of our own, before a decoder sees a byte; the decoder's own words never r
 from shared.media.decoding import decode_image
 from shared.media.encoding import encode_image, read_text
 from shared.media.headers import Header, ImageLimits, read_header
+from shared.media.inline import inline_bytes
 
-__all__ = ["Header", "ImageLimits", "decode_image", "encode_image", "read_header", "read_text"]
+__all__ = ["Header", "ImageLimits", "decode_image", "encode_image", "inline_bytes", "read_header", "read_text"]

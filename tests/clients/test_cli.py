@@ -145,6 +145,24 @@ async def test_models_are_listed_with_what_they_are(house: House, tmp_path: Path
     assert ["writer", "prompt", "llama", "ready", "default"] in rows
 
 
+def test_published_checkpoints_are_listed_without_a_server(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["models", "--published"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[:2] == ["HUB", "ID"]
+    (row,) = [row.split() for row in rows if row.startswith("binxia/llmga-cn-llama3-8b-it-full-finetune ")]
+    assert row[1:6] == ["prompt", "llama3", "en,zh", "8.35", "B"]
+    bf16, bits8, bits4 = map(float, row[6:])
+    assert 16.6 < bf16 < 16.8
+    assert bf16 > bits8 > bits4 > 4
+    assert len(rows) == 21
+
+
+def test_published_checkpoints_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["models", "--published", "--json"]) == 0
+    models = json.loads(capsys.readouterr().out)
+    assert {"hub_id", "family", "languages", "parameters", "memory_gb"} <= models[0].keys()
+
+
 def test_no_server_is_said_with_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status = cli.main(["generate", "a fox", "--url", "http://127.0.0.1:1", "--home", str(tmp_path)])
     assert status == cli.UNREACHABLE

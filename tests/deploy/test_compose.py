@@ -173,8 +173,7 @@ def test_every_volume_is_used() -> None:
 @pytest.mark.parametrize("name", sorted(OURS))
 def test_what_a_service_writes_lies_on_a_volume(name: str) -> None:
     settings = settings_of(name)
-    if not name.startswith("mllm"):
-        assert mounts(name)[settings.artifacts.url.removeprefix("file://")] == ("artifacts", False)
+    assert mounts(name)[settings.artifacts.url.removeprefix("file://")] == ("artifacts", False)
     if name != "gateway":
         assert str(settings.home) in mounts(name)
 

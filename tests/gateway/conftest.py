@@ -85,7 +85,7 @@ class House:
 @pytest.fixture
 def gateway_settings() -> GatewaySettings:
     """Return the gateway's settings; override it where a test needs its own limits."""
-    return GatewaySettings(metrics_port=0)
+    return GatewaySettings(metrics_port=0, max_body_bytes=1_048_576)
 
 
 @pytest.fixture

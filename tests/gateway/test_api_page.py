@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from gateway import negotiation, problems, resolve
+from gateway import negotiation, pictures, resolve
 from gateway.app import create_app
-from shared import errors
-from shared.contracts import EventType, GenerationRequest, Job, JobStatus, Problem, Scheduler
+from shared import errors, validation
+from shared.contracts import EventType, GenerationRequest, Job, JobStatus, Problem, Scheduler, UploadedImage
 from shared.settings import Settings
 from tests.gateway.conftest import House
 
@@ -49,7 +49,7 @@ def test_every_call_is_listed() -> None:
 
 
 def test_every_field_of_a_request_is_listed() -> None:
-    table = _section("Submit a request").partition("How you hear")[0]
+    table = _section("Submit a request").partition("A picture like")[0]
     assert set(_column(table)) == set(GenerationRequest.model_fields)
     assert {word for word in _column(table, 1) if word in set(Scheduler)} == set(Scheduler)
 
@@ -57,6 +57,10 @@ def test_every_field_of_a_request_is_listed() -> None:
 def test_every_field_of_a_job_and_every_status_is_listed() -> None:
     words = _column(_section("Look at a job"))
     assert set(words) == set(Job.model_fields) | set(JobStatus)
+
+
+def test_every_field_of_an_upload_is_listed() -> None:
+    assert set(_column(_section("Upload a picture"))) == set(UploadedImage.model_fields)
 
 
 def test_every_event_is_listed() -> None:
@@ -75,15 +79,14 @@ def test_every_error_is_listed_with_its_status() -> None:
     for code, status in listed.items():
         assert codes[code] == status
     known = set(listed) | set(_column(jobs))
-    # Nothing takes pictures from clients yet.
-    assert set(codes) - {"invalid_image", "job_failed"} == known
+    assert set(codes) - {"job_failed"} == known
 
 
 def test_every_code_of_a_field_is_listed() -> None:
     table = _section("Errors").partition("| code in `errors`")[2].partition("A job that fails")[0]
-    source = "".join(inspect.getsource(module) for module in (problems, negotiation, resolve))
+    source = "".join(inspect.getsource(module) for module in (validation, negotiation, pictures, resolve))
     raised = set(re.findall(r'return "(\w+)",', source))
-    raised |= set(re.findall(r'code="(\w+)"', source)) | set(problems._VALIDATOR_CODES.values())
+    raised |= set(re.findall(r'code="(\w+)"', source)) | set(validation._VALIDATOR_CODES.values())
     raised |= {"out_of_range", "not_valid", "wrong_type", "too_large"}
     assert set(_column(table)) == raised
 

@@ -12,7 +12,8 @@ from gateway import examples
 from gateway.answers import ModelList, Readiness
 from gateway.app import create_app
 from gateway.approval import Approval
-from shared.contracts import Event, EventType, GenerationRequest, Job, Problem
+from gateway.routes.images import Upload
+from shared.contracts import Event, EventType, GenerationRequest, Job, Problem, UploadedImage
 from shared.settings import Settings
 from tests.gateway.conftest import House, until
 
@@ -26,6 +27,8 @@ PARTS: dict[str, TypeAdapter[Any]] = {
         "ModelList": ModelList,
         "Readiness": Readiness,
         "Approval": Approval,
+        "Upload": Upload,
+        "UploadedImage": UploadedImage,
     }.items()
 }
 
@@ -130,6 +133,13 @@ async def test_what_is_answered_is_described(house: House, description: dict[str
         ("get", "/v1/jobs/{job_id}/events", {"job_id": job.id}, {"params": {"after": "x"}}),
         ("post", "/v1/jobs/{job_id}/cancel", {"job_id": job.id}, {}),
         ("post", "/v1/jobs/{job_id}/approve", {"job_id": job.id}, {}),
+        ("post", "/v1/generations", {}, {"json": {"task": "similar", "image": "!"}}),
+        ("post", "/v1/images", {}, {"json": {"image": examples.PIXEL}}),
+        ("post", "/v1/images", {}, {"json": {}}),
+        ("post", "/v1/images", {}, {"content": b"{", "headers": {"Content-Type": "application/json"}}),
+        ("post", "/v1/images", {}, {"content": b"a", "headers": {"Content-Type": "image/png"}}),
+        ("post", "/v1/images", {}, {"content": b"a"}),
+        ("post", "/v1/images", {}, {"content": b" " * 2_000_000}),
         ("get", "/v1/images/{image_id}", {"image_id": image}, {}),
         ("get", "/v1/images/{image_id}", {"image_id": image}, {"headers": {"If-None-Match": "*"}}),
         ("get", "/v1/images/{image_id}", {"image_id": "nope"}, {}),

@@ -1,5 +1,7 @@
 """Filling in what a request left open, and refusing what the model does not do."""
 
+from typing import Any
+
 import pytest
 
 from gateway.offers import Offers
@@ -30,7 +32,7 @@ BOTH = Offers.of([worker(Stage.PROMPT, PROMPT_MODEL), worker(Stage.RENDER, RENDE
 
 def test_every_open_value_is_filled() -> None:
     resolved = resolve(GenerationRequest(instruction="a"), BOTH, seed=5)
-    assert None not in resolved.request.model_dump(exclude={"deadline_s"}).values()
+    assert None not in resolved.request.model_dump(exclude={"deadline_s", "image"}).values()
     assert resolved.request.seed == 5
     assert resolved.stage is Stage.PROMPT
     assert resolved.prompt is None
@@ -49,6 +51,7 @@ def test_what_the_client_chose_is_kept() -> None:
         guidance_scale=0,
         scheduler=Scheduler.EULER,
         prompt_encoding=PromptEncoding.STOCK,
+        max_prompt_tokens=40,
         lane=Lane.BATCH,
         deadline_s=3,
         deterministic=False,
@@ -97,7 +100,11 @@ def test_all_that_the_model_does_not_do_is_named() -> None:
     stock_only = RENDER_MODEL.model_copy(update={"prompt_encodings": [PromptEncoding.STOCK]})
     offers = Offers.of([worker(Stage.PROMPT, PROMPT_MODEL), worker(Stage.RENDER, stock_only)])
     wanted = GenerationRequest(
-        instruction="a", size="264x64", scheduler=Scheduler.LCM, prompt_encoding=PromptEncoding.LLMGA
+        instruction="a",
+        size="264x64",
+        scheduler=Scheduler.LCM,
+        prompt_encoding=PromptEncoding.LLMGA,
+        max_prompt_tokens=226,
     )
     with pytest.raises(InvalidRequest) as caught:
         resolve(wanted, offers, seed=1)
@@ -105,6 +112,56 @@ def test_all_that_the_model_does_not_do_is_named() -> None:
         ("size", "too_large"),
         ("scheduler", "not_offered"),
         ("prompt_encoding", "not_offered"),
+        ("max_prompt_tokens", "too_large"),
     ]
     # Left open, the model's own encoding is taken.
     assert resolve(GenerationRequest(instruction="a"), offers, seed=1).request.prompt_encoding is PromptEncoding.STOCK
+
+
+IMAGE = "img_" + "0" * 40
+
+
+def test_a_prompt_may_be_as_long_as_the_model_s_text_encoder_takes() -> None:
+    def room(**wishes: Any) -> int | None:
+        wanted = GenerationRequest.model_validate({"instruction": "a", **wishes})
+        return resolve(wanted, BOTH, seed=1).request.max_prompt_tokens
+
+    assert room() == 225
+    assert room(prompt_encoding="stock") == 75
+    assert room(max_prompt_tokens=30) == 30
+    # Of a prompt alone: as for the model that would render it.
+    assert room(task="prompt", prompt_encoding="stock") == 75
+    assert room(task="prompt", model="other") is None
+    only_prompt = Offers.of([worker(Stage.PROMPT, PROMPT_MODEL)])
+    assert (
+        resolve(GenerationRequest(instruction="a", task=Task.PROMPT), only_prompt, seed=1).request.max_prompt_tokens
+        is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt_tasks", "render_tasks", "who"),
+    [
+        ([Task.TEXT_TO_IMAGE, Task.PROMPT], [*Task], "the language models offer text_to_image, prompt"),
+        ([*Task], [Task.TEXT_TO_IMAGE], "`painter` offers text_to_image"),
+    ],
+)
+def test_task_that_nobody_does_is_refused_with_those_that_are_done(
+    prompt_tasks: list[Task], render_tasks: list[Task], who: str
+) -> None:
+    offers = Offers.of(
+        [
+            worker(Stage.PROMPT, PROMPT_MODEL.model_copy(update={"tasks": prompt_tasks})),
+            worker(Stage.RENDER, RENDER_MODEL.model_copy(update={"tasks": render_tasks})),
+        ]
+    )
+    with pytest.raises(InvalidRequest) as caught:
+        resolve(GenerationRequest(task=Task.SIMILAR, image=IMAGE), offers, seed=1)
+    (problem,) = caught.value.errors
+    assert (problem.field, problem.code, problem.message) == ("task", "not_offered", who)
+    resolve(GenerationRequest(instruction="a"), offers, seed=1)
+
+
+def test_language_model_that_has_not_said_what_it_does_is_waited_for() -> None:
+    offers = Offers.of([worker(Stage.PROMPT, phase=Phase.CONVERTING), worker(Stage.RENDER, RENDER_MODEL)])
+    assert resolve(GenerationRequest(task=Task.SIMILAR, image=IMAGE), offers, seed=1).stage is Stage.PROMPT

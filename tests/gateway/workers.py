@@ -17,17 +17,19 @@ from shared.contracts import (
     Scheduler,
     ServedModel,
     Stage,
+    Task,
 )
 from shared.contracts.generation import PromptEncoding, parse_size
 from shared.jobs import Claim, Consumer, JobQueue
 from shared.media import encode_image
 from shared.settings import RedisSettings
 
-PROMPT_MODEL = ServedModel(name="writer", default=True, kind="llama")
+PROMPT_MODEL = ServedModel(name="writer", default=True, kind="llama", tasks=list(Task))
 RENDER_MODEL = ServedModel(
     name="painter",
     default=True,
     kind="sd15",
+    tasks=[Task.TEXT_TO_IMAGE, Task.SIMILAR],
     size="128x128",
     max_side_px=256,
     num_inference_steps=4,
@@ -35,6 +37,7 @@ RENDER_MODEL = ServedModel(
     scheduler=Scheduler.DDIM,
     schedulers=[Scheduler.DDIM, Scheduler.EULER],
     prompt_encodings=[PromptEncoding.LLMGA, PromptEncoding.STOCK],
+    max_prompt_tokens={PromptEncoding.LLMGA: 225, PromptEncoding.STOCK: 75},
 )
 
 

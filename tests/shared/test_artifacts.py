@@ -62,6 +62,27 @@ def test_the_same_bytes_are_kept_once(store: FolderStore) -> None:
     assert files(store.root) == [first.id, first.id + ".json"]
 
 
+def test_what_is_touched_counts_as_used_now(store: FolderStore) -> None:
+    stored = put(store)
+    os.utime(file_of(store, stored), (0, 0))
+    assert store.touch(stored.id, tenant="default") == stored
+    assert store.sweep() == 0
+
+
+@pytest.mark.parametrize("artifact_id", ["img_" + "0" * 40, "img_", "../x", ""])
+def test_what_is_not_there_cannot_be_touched(store: FolderStore, artifact_id: str) -> None:
+    with pytest.raises(NotFound):
+        store.touch(artifact_id, tenant="default")
+
+
+def test_another_tenant_s_artifact_cannot_be_touched(store: FolderStore) -> None:
+    stored = put(store)
+    os.utime(file_of(store, stored), (0, 0))
+    with pytest.raises(NotFound):
+        store.touch(stored.id, tenant="other")
+    assert store.sweep() == 1
+
+
 def test_the_same_bytes_again_count_as_used_now(store: FolderStore) -> None:
     stored = put(store)
     os.utime(file_of(store, stored), (0, 0))

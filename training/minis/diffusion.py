@@ -1,7 +1,7 @@
-"""A mini checkpoint in the diffusers layout of SD1.5: random weights, 5 M parameters, 128x128 pixels.
+"""Mini checkpoints in the diffusers layouts of SD1.5 and SDXL: random weights, 5 M parameters, 128x128 pixels.
 
-Every part is the architecture of the real one, smaller: a cross-attention UNet, an autoencoder with factor 8,
-a CLIP text encoder with 77 positions and a byte-level BPE tokenizer, and SD1.5's own PNDM configuration.
+Every part is the architecture of the real one, smaller: a cross-attention UNet, an autoencoder with factor 8, CLIP text
+encoders with 77 positions and byte-level BPE tokenizers, and the published scheduler configuration.
 The weights are float32 safetensors under the key names of the published files. `serving.json` holds the
 defaults that a worker announces for this checkpoint (a model of this size has no use for 50 steps).
 """
@@ -20,6 +20,7 @@ from services.diffusion.libraries import (
     AutoencoderKL,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
     UNet2DConditionModel,
 )
@@ -29,6 +30,7 @@ MERGES = 1_024  # word pieces learned from our text; the bytes and the two speci
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 END_OF_WORD = "</w>"
 HIDDEN = 96
+SECOND_HIDDEN, POOLED, SIZE_CHANNELS = 64, 48, 16  # SDXL's second text encoder, its vector, one size's embedding
 SAMPLE_SIZE = 16  # latents; pixels are eight times as many
 SERVING = {"num_inference_steps": 20, "guidance_scale": 7.5}
 
@@ -42,14 +44,51 @@ def build_sd15(folder: Path, *, seed: int = 0) -> None:
         unet, vae, text_encoder = _unet(), _vae(), _text_encoder(vocabulary)
     unet.save_pretrained(folder / "unet", safe_serialization=True)
     vae.save_pretrained(folder / "vae", safe_serialization=True)
-    _write_text_encoder(folder / "text_encoder", text_encoder)
+    _write_text_encoder(folder / "text_encoder", text_encoder, "CLIPTextModel")
     (folder / "scheduler").mkdir(exist_ok=True)
-    _write_json(folder / "scheduler" / "scheduler_config.json", _scheduler())
-    _write_json(folder / "model_index.json", _model_index())
+    _write_json(folder / "scheduler" / "scheduler_config.json", _SCHEDULER)
+    _write_json(folder / "model_index.json", _model_index(is_sdxl=False))
     _write_json(folder / "serving.json", SERVING)
 
 
-def _unet() -> Any:
+def build_sdxl(folder: Path, *, seed: int = 0) -> None:
+    """Write an SDXL checkpoint: two text encoders, the second with `!` as padding, and sizes as a condition."""
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = _write_tokenizer(folder / "tokenizer")
+    _write_tokenizer(folder / "tokenizer_2", pad="!")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = _unet(
+            addition_embed_type="text_time",
+            addition_time_embed_dim=SIZE_CHANNELS,
+            projection_class_embeddings_input_dim=POOLED + 6 * SIZE_CHANNELS,
+            cross_attention_dim=HIDDEN + SECOND_HIDDEN,
+            use_linear_projection=True,
+        )
+        vae = _vae(scaling_factor=0.13025, force_upcast=True)
+        first = _text_encoder(vocabulary)
+        # As published: the end of a text is the highest id, which the legacy end token 2 stands for.
+        second = _text_encoder(
+            vocabulary,
+            CLIPTextModelWithProjection,
+            hidden_size=SECOND_HIDDEN,
+            hidden_act="gelu",
+            projection_dim=POOLED,
+            eos_token_id=2,
+            pad_token_id=1,
+        )
+    unet.save_pretrained(folder / "unet", safe_serialization=True)
+    vae.save_pretrained(folder / "vae", safe_serialization=True)
+    _write_text_encoder(folder / "text_encoder", first, "CLIPTextModel")
+    _write_text_encoder(folder / "text_encoder_2", second, "CLIPTextModelWithProjection")
+    (folder / "scheduler").mkdir(exist_ok=True)
+    _write_json(folder / "scheduler" / "scheduler_config.json", _SDXL_SCHEDULER)
+    _write_json(folder / "model_index.json", _model_index(is_sdxl=True))
+    _write_json(folder / "serving.json", {**SERVING, "guidance_scale": 5.0})
+
+
+def _unet(**options: Any) -> Any:
+    settings: dict[str, Any] = {"cross_attention_dim": HIDDEN, **options}
     return UNet2DConditionModel(
         sample_size=SAMPLE_SIZE,
         in_channels=4,
@@ -59,12 +98,13 @@ def _unet() -> Any:
         block_out_channels=(32, 64, 128),
         layers_per_block=2,
         attention_head_dim=4,
-        cross_attention_dim=HIDDEN,
         norm_num_groups=16,
+        **settings,
     ).eval()
 
 
-def _vae() -> Any:
+def _vae(**options: Any) -> Any:
+    settings: dict[str, Any] = {"scaling_factor": 0.18215, "force_upcast": False, **options}
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -75,74 +115,95 @@ def _vae() -> Any:
         latent_channels=4,
         norm_num_groups=16,
         sample_size=8 * SAMPLE_SIZE,
-        scaling_factor=0.18215,
+        **settings,
     ).eval()
 
 
-def _text_encoder(vocabulary: dict[str, int]) -> Any:
+def _text_encoder(vocabulary: dict[str, int], model: Any = CLIPTextModel, **options: Any) -> Any:
+    settings: dict[str, Any] = {
+        "hidden_size": HIDDEN,
+        "hidden_act": "quick_gelu",
+        "projection_dim": HIDDEN,
+        "eos_token_id": vocabulary[END],
+        "pad_token_id": vocabulary[END],
+        **options,
+    }
     config = CLIPTextConfig(
         vocab_size=len(vocabulary),
-        hidden_size=HIDDEN,
-        intermediate_size=4 * HIDDEN,
-        projection_dim=HIDDEN,
+        intermediate_size=4 * settings["hidden_size"],
         num_hidden_layers=3,
         num_attention_heads=4,
         max_position_embeddings=77,
-        hidden_act="quick_gelu",
         bos_token_id=vocabulary[BEGIN],
-        eos_token_id=vocabulary[END],
-        pad_token_id=vocabulary[END],
         initializer_factor=4.0,  # wide enough that the pictures of two prompts differ
+        **settings,
     )
-    text_encoder = CLIPTextModel(config).eval()
+    text_encoder = model(config).eval()
     # A fresh layer norm makes every token's mean zero, but weighted prompts are rescaled by their mean.
-    torch.nn.init.normal_(text_encoder.final_layer_norm.weight, mean=1.0, std=0.2)
-    torch.nn.init.normal_(text_encoder.final_layer_norm.bias, mean=0.1, std=0.2)
+    norm = getattr(text_encoder, "text_model", text_encoder).final_layer_norm
+    torch.nn.init.normal_(norm.weight, mean=1.0, std=0.2)
+    torch.nn.init.normal_(norm.bias, mean=0.1, std=0.2)
     return text_encoder
 
 
-def _write_text_encoder(folder: Path, text_encoder: Any) -> None:
-    text_encoder.config.architectures = ["CLIPTextModel"]
+def _write_text_encoder(folder: Path, text_encoder: Any, architecture: str) -> None:
+    text_encoder.config.architectures = [architecture]
     text_encoder.config.save_pretrained(folder)
     prefix = "text_model."  # in the published files; transformers 5 writes the names without it, and reads both
     tensors = {
-        prefix + name.removeprefix(prefix): tensor.contiguous() for name, tensor in text_encoder.state_dict().items()
+        name if name.startswith("text_projection") else prefix + name.removeprefix(prefix): tensor.contiguous()
+        for name, tensor in text_encoder.state_dict().items()
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _scheduler() -> dict[str, Any]:
-    return {  # as published with SD1.5
-        "_class_name": "PNDMScheduler",
-        "_diffusers_version": "0.6.0",
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "beta_start": 0.00085,
-        "clip_sample": False,
-        "num_train_timesteps": 1_000,
-        "set_alpha_to_one": False,
-        "skip_prk_steps": True,
-        "steps_offset": 1,
-        "trained_betas": None,
-    }
+_SCHEDULER: dict[str, Any] = {  # as published with SD1.5
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.6.0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "num_train_timesteps": 1_000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+_SDXL_SCHEDULER: dict[str, Any] = {  # as published with SDXL
+    **_SCHEDULER,
+    "_class_name": "EulerDiscreteScheduler",
+    "_diffusers_version": "0.19.0.dev0",
+    "interpolation_type": "linear",
+    "prediction_type": "epsilon",
+    "sample_max_value": 1.0,
+    "timestep_spacing": "leading",
+    "use_karras_sigmas": False,
+}
 
 
-def _model_index() -> dict[str, Any]:
-    return {
-        "_class_name": "StableDiffusionPipeline",
+def _model_index(*, is_sdxl: bool) -> dict[str, Any]:
+    index: dict[str, Any] = {
+        "_class_name": "StableDiffusionXLPipeline" if is_sdxl else "StableDiffusionPipeline",
         "_diffusers_version": "0.42.1",
         "feature_extractor": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "PNDMScheduler"],
+        "scheduler": ["diffusers", "EulerDiscreteScheduler" if is_sdxl else "PNDMScheduler"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
+    if is_sdxl:
+        return index | {
+            "force_zeros_for_empty_prompt": True,
+            "image_encoder": [None, None],
+            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+            "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        }
+    return index | {"requires_safety_checker": False, "safety_checker": [None, None]}
 
 
-def _write_tokenizer(folder: Path) -> dict[str, int]:
+def _write_tokenizer(folder: Path, *, pad: str = END) -> dict[str, int]:
     """Write a CLIP tokenizer learned from our own text; return its vocabulary in CLIP's order."""
     merges = _learn_merges(text(), MERGES)
     alphabet = sorted(_bytes_to_unicode().values())
@@ -152,7 +213,7 @@ def _write_tokenizer(folder: Path) -> dict[str, int]:
     _write_json(folder / "vocab.json", vocabulary)
     lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    special = {"bos_token": BEGIN, "eos_token": END, "pad_token": END, "unk_token": END}
+    special = {"bos_token": BEGIN, "eos_token": END, "pad_token": pad, "unk_token": END}
     _write_json(folder / "special_tokens_map.json", special)
     _write_json(
         folder / "tokenizer_config.json",

@@ -5,7 +5,7 @@ The cache is by piece, so a negative prompt in its longer form, or a prompt with
 """
 
 from collections import OrderedDict
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,38 +29,87 @@ class TokenizerVocabulary:
         return ids
 
 
+class Embedding(NamedTuple):
+    """What a prompt is to the UNet: (tokens, channels), and SDXL's pooled vector (channels,)."""
+
+    tokens: torch.Tensor
+    pooled: torch.Tensor | None = None
+
+    def zeros(self) -> "Embedding":
+        """Return the embedding that stands for no prompt where a checkpoint wants zeros."""
+        return Embedding(torch.zeros_like(self.tokens), None if self.pooled is None else torch.zeros_like(self.pooled))
+
+
 class PromptEncoder:
-    """Embeddings of tokenized prompts; belongs to the device thread."""
+    """Embeddings of tokenized prompts; belongs to the device thread.
+
+    With a second text encoder it is SDXL's: the last but one hidden state of both, side by side, and the pooled
+    vector of the second for the last piece.
+    """
 
     def __init__(
-        self, text_encoder: Any, device: torch.device, dtype: torch.dtype, *, cache_bytes: int = CACHE_BYTES
+        self,
+        text_encoder: Any,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        second: Any = None,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self._text_encoder = text_encoder
+        self._second = second
         self._device = device
         self._dtype = dtype
-        self._cache: OrderedDict[tuple[int, ...], torch.Tensor] = OrderedDict()
+        self._cache: OrderedDict[tuple[bool, tuple[int, ...]], Embedding] = OrderedDict()
         self._cache_bytes = cache_bytes
+        self._cached_bytes = 0
         self.calls = 0
 
-    def encode(self, prompt: Tokenized) -> torch.Tensor:
-        """Return the embedding (77n, channels) in the UNet's dtype."""
-        embedding = torch.cat([self._chunk(ids) for ids in prompt.chunks])
+    def encode(self, prompt: Tokenized) -> Embedding:
+        """Return the embedding (tokens, channels) in the UNet's dtype."""
+        pieces = [self._piece(ids, is_second=False).tokens for ids in prompt.chunks]
+        embedding = torch.cat(_joined(pieces) if prompt.is_joined else pieces)
         if prompt.weights is not None:
             embedding = apply_weights(embedding, torch.tensor(prompt.weights, device=self._device))
-        return embedding.to(self._dtype)
+        if self._second is None:
+            return Embedding(embedding.to(self._dtype))
+        assert prompt.second is not None, "prompts for SDXL are tokenized twice"
+        others = [self._piece(ids, is_second=True) for ids in prompt.second]
+        tokens = [piece.tokens for piece in others]
+        other = torch.cat(_joined(tokens) if prompt.is_joined else tokens)
+        pooled = others[-1].pooled
+        assert pooled is not None
+        return Embedding(torch.cat([embedding, other], dim=-1).to(self._dtype), pooled.to(self._dtype))
 
-    def _chunk(self, ids: tuple[int, ...]) -> torch.Tensor:
-        found = self._cache.get(ids)
+    def _piece(self, ids: tuple[int, ...], *, is_second: bool) -> Embedding:
+        key = (is_second, ids)
+        found = self._cache.get(key)
         if found is not None:
-            self._cache.move_to_end(ids)
+            self._cache.move_to_end(key)
             return found
         self.calls += 1
-        # The last hidden state, behind the final layer norm.
-        embedding: torch.Tensor = self._text_encoder(torch.tensor([ids], device=self._device))[0][0]
-        self._cache[ids] = embedding
-        while len(self._cache) > 1 and len(self._cache) * embedding.nbytes > self._cache_bytes:
-            self._cache.popitem(last=False)
-        return embedding
+        asked = torch.tensor([ids], device=self._device)
+        if self._second is None:
+            piece = Embedding(self._text_encoder(asked)[0][0])  # the last hidden state, behind the final layer norm
+        else:
+            encoder = self._second if is_second else self._text_encoder
+            output = encoder(asked, output_hidden_states=True)
+            piece = Embedding(output.hidden_states[-2][0], output[0][0] if is_second else None)
+        self._cache[key] = piece
+        self._cached_bytes += _bytes(piece)
+        while len(self._cache) > 1 and self._cached_bytes > self._cache_bytes:
+            self._cached_bytes -= _bytes(self._cache.popitem(last=False)[1])
+        return piece
+
+
+def _joined(pieces: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Leave out the begin and end tokens between two pieces."""
+    last = len(pieces) - 1
+    return [piece[(index > 0) : (None if index == last else -1)] for index, piece in enumerate(pieces)]
+
+
+def _bytes(piece: Embedding) -> int:
+    return sum(tensor.nbytes for tensor in piece if tensor is not None)
 
 
 def apply_weights(embedding: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,10 @@
 serving form (LLMGA.md §5.1): up to three such pieces with their weights, both prompts of a pair in the same
 number of pieces, padding before the end token. What does not fit is counted, never dropped in silence.
 
+SDXL has two text encoders, so a prompt is tokenized twice, with the padding of each; its long form has up to four
+pieces, no weights, and no begin and end tokens inside (LLMGA.md §5.2). The second tokenizer pads with `!`, which
+stands before the end token in the long form, where training had it, and behind it in stock's.
+
 Weight syntax belongs to people. The original parses what the language model wrote as well, so that an
 ordinary parenthesis changes the picture and vanishes; such text is untrusted here, and `weighted=False` takes
 its brackets literally.
@@ -18,12 +22,19 @@ from shared.contracts.generation import PromptEncoding
 
 CHUNK = 77  # CLIP's positions
 CONTENT = CHUNK - 2  # without the begin and end tokens
-MAX_CHUNKS = {PromptEncoding.STOCK: 1, PromptEncoding.LLMGA: 3}  # three in text-to-image (LLMGA.md §5.1)
+SD15_CHUNKS = 3  # in text-to-image (LLMGA.md §5.1)
+SDXL_CHUNKS = 4  # LLMGA.md §5.2
 
 
-def capacity(encoding: PromptEncoding) -> int:
+def capacity(encoding: PromptEncoding, *, is_sdxl: bool = False) -> int:
     """Return how many content tokens a prompt may have."""
-    return CONTENT * MAX_CHUNKS[encoding]
+    return CONTENT * _max_chunks(encoding, is_sdxl=is_sdxl)
+
+
+def _max_chunks(encoding: PromptEncoding, *, is_sdxl: bool) -> int:
+    if encoding is PromptEncoding.STOCK:
+        return 1
+    return SDXL_CHUNKS if is_sdxl else SD15_CHUNKS
 
 
 class Vocabulary(Protocol):
@@ -39,25 +50,36 @@ class Vocabulary(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tokenized:
-    """One prompt. `weights` has one number per id and is absent where all are one."""
+    """One prompt. `weights` has one number per id and is absent where all are one.
+
+    second: the same pieces for SDXL's second text encoder. is_joined: whether the begin and end tokens between two
+    pieces are left out of the embedding.
+    """
 
     chunks: tuple[tuple[int, ...], ...]
     weights: tuple[float, ...] | None
     tokens: int
     truncated: int
+    second: tuple[tuple[int, ...], ...] | None = None
+    is_joined: bool = False
 
     @property
     def length(self) -> int:
         """Positions of the embedding."""
-        return CHUNK * len(self.chunks)
+        inner = 2 * (len(self.chunks) - 1) if self.is_joined else 0
+        return CHUNK * len(self.chunks) - inner
 
 
 @dataclass(frozen=True, slots=True)
 class PromptPair:
-    """What guides a picture: the prompt, and the negative prompt where there is guidance."""
+    """What guides a picture: the prompt, and the negative prompt where there is guidance.
+
+    zero_negative: the unconditional embedding is zero (SDXL without a negative prompt); `negative` is absent then.
+    """
 
     prompt: Tokenized
     negative: Tokenized | None
+    zero_negative: bool = False
 
     @property
     def length(self) -> int:
@@ -72,28 +94,45 @@ def tokenize(
     negative: str | None,
     *,
     weighted: bool = True,
+    second: Vocabulary | None = None,
+    zero_empty_negative: bool = False,
 ) -> PromptPair:
     """Tokenize a prompt and its negative prompt (`None` without guidance).
 
-    `weighted` says whether the prompt's brackets are weight syntax; a negative prompt is always a person's.
+    weighted: whether the prompt's brackets are weight syntax; a negative prompt is always a person's.
+    second: SDXL's second tokenizer; its prompts have no weight syntax.
+    zero_empty_negative: an empty negative prompt stands for an embedding of zeros (`force_zeros_for_empty_prompt`).
     """
+    is_zero = zero_empty_negative and negative == ""
+    texts = [prompt] if negative is None or is_zero else [prompt, negative]
     if encoding is PromptEncoding.STOCK:
-        return PromptPair(_stock(vocabulary, prompt), None if negative is None else _stock(vocabulary, negative))
-    content = [_content(vocabulary, prompt, weighted=weighted)]
-    if negative is not None:
-        content.append(_content(vocabulary, negative, weighted=True))
-    longest = max(len(ids) for ids, _ in content)
-    chunks = min(max(math.ceil(longest / CONTENT), 1), MAX_CHUNKS[encoding])
-    pair = [_long(vocabulary, ids, weights, chunks) for ids, weights in content]
-    return PromptPair(pair[0], pair[1] if len(pair) > 1 else None)
+        pair = [_stock(vocabulary, second, text) for text in texts]
+    else:
+        has_weights = second is None
+        content = [
+            _content(vocabulary, text, weighted=has_weights and (weighted or index > 0))
+            for index, text in enumerate(texts)
+        ]
+        longest = max(len(ids) for ids, _ in content)
+        chunks = min(max(math.ceil(longest / CONTENT), 1), _max_chunks(encoding, is_sdxl=second is not None))
+        pair = [_long(vocabulary, second, ids, weights, chunks) for ids, weights in content]
+    return PromptPair(pair[0], pair[1] if len(pair) > 1 else None, zero_negative=is_zero)
 
 
-def _stock(vocabulary: Vocabulary, text: str) -> Tokenized:
+def _stock(vocabulary: Vocabulary, second: Vocabulary | None, text: str) -> Tokenized:
     content = vocabulary.ids(text)
     kept = content[:CONTENT]
-    padding = [vocabulary.pad] * (CONTENT - len(kept))
-    ids = (vocabulary.begin, *kept, vocabulary.end, *padding)
-    return Tokenized((ids,), None, len(content), len(content) - len(kept))
+
+    def padded(by: Vocabulary) -> tuple[int, ...]:
+        return (by.begin, *kept, by.end, *[by.pad] * (CONTENT - len(kept)))
+
+    return Tokenized(
+        (padded(vocabulary),),
+        None,
+        len(content),
+        len(content) - len(kept),
+        second=None if second is None else (padded(second),),
+    )
 
 
 def _content(vocabulary: Vocabulary, text: str, *, weighted: bool) -> tuple[list[int], list[float]]:
@@ -106,16 +145,25 @@ def _content(vocabulary: Vocabulary, text: str, *, weighted: bool) -> tuple[list
     return ids, weights
 
 
-def _long(vocabulary: Vocabulary, content: list[int], weights: list[float], chunks: int) -> Tokenized:
+def _long(
+    vocabulary: Vocabulary, second: Vocabulary | None, content: list[int], weights: list[float], chunks: int
+) -> Tokenized:
     room = CONTENT * chunks
-    kept, kept_weights = content[:room], weights[:room]
+    kept = content[:room]
     padding = room - len(kept)
-    ids = kept + [vocabulary.pad] * padding
-    ones = kept_weights + [1.0] * padding
-    pieces: list[tuple[int, ...]] = []
-    spread: list[float] = []
-    for start in range(0, room, CONTENT):
-        pieces.append((vocabulary.begin, *ids[start : start + CONTENT], vocabulary.end))
-        spread += [1.0, *ones[start : start + CONTENT], 1.0]
-    is_plain = all(weight == 1.0 for weight in kept_weights)
-    return Tokenized(tuple(pieces), None if is_plain else tuple(spread), len(content), len(content) - len(kept))
+    ones = weights[:room] + [1.0] * padding
+    starts = range(0, room, CONTENT)
+
+    def pieces(by: Vocabulary) -> tuple[tuple[int, ...], ...]:
+        ids = kept + [by.pad] * padding
+        return tuple((by.begin, *ids[start : start + CONTENT], by.end) for start in starts)
+
+    spread = tuple(weight for start in starts for weight in (1.0, *ones[start : start + CONTENT], 1.0))
+    return Tokenized(
+        pieces(vocabulary),
+        None if all(weight == 1.0 for weight in ones) else spread,
+        len(content),
+        len(content) - len(kept),
+        second=None if second is None else pieces(second),
+        is_joined=second is not None,
+    )

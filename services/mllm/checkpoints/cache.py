@@ -13,7 +13,7 @@ from services.mllm.checkpoints.published import open_published
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 # What a conversion reads; pickles and code are not even fetched.
-_WANTED = ("*.safetensors", "*.json", "tokenizer.model")
+_WANTED = ("*.safetensors", "*.json", "tokenizer.model", "merges.txt")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import fcntl
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,16 +22,11 @@ from typing import Any
 import numpy as np
 
 from services.mllm.checkpoints.errors import CheckpointError
-from services.mllm.checkpoints.families import IMAGE_TOKENS, text_config
+from services.mllm.checkpoints.families import IMAGE_TOKENS, ignored_settings, text_config
+from services.mllm.checkpoints.files import read_json
 from services.mllm.checkpoints.fingerprint import fingerprint
-from services.mllm.checkpoints.published import (
-    PROJECTOR_PREFIX,
-    TOKENIZER_FILES,
-    TOWER_PREFIX,
-    Published,
-    open_published,
-    read_json,
-)
+from services.mllm.checkpoints.published import PROJECTOR_PREFIX, TOWER_PREFIX, Published, open_published
+from services.mllm.checkpoints.sentencepiece_models import Added
 from services.mllm.checkpoints.tensors import Entry, Tensor, read_floats, read_header, total_bytes, write_file
 from services.mllm.conversation import TEMPLATES
 
@@ -44,8 +38,10 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Facts:
-    """What serving must know of a converted checkpoint, and what the conversion did; stored as
-    `llmga.json`."""
+    """What serving must know of a converted checkpoint, and what the conversion did; stored as `llmga.json`.
+
+    space_before: tokens before which, at the beginning of a text, the tokenizer of training put a space.
+    """
 
     family: str
     source: str
@@ -61,6 +57,9 @@ class Facts:
     dropped: dict[str, str]
     scaled: list[str]
     ignored_files: list[str]
+    ignored_settings: list[str]
+    tokenizer: str
+    space_before: list[str]
 
 
 def read_facts(folder: Path) -> Facts:
@@ -204,6 +203,9 @@ def _write_rest(
         dropped=published.dropped,
         scaled=scaled,
         ignored_files=published.ignored,
+        ignored_settings=ignored_settings(published.config),
+        tokenizer=published.vocabulary.path.name,
+        space_before=list(published.vocabulary.space_before),
     )
     _write_json(
         folder / "config.json",
@@ -241,12 +243,12 @@ def _write_rest(
 def _image_token(published: Published) -> tuple[str, int, bool]:
     """Return the token that stands for the picture, its id, and whether the tokenizer has to learn it."""
     for token in (IMAGE_TOKENS.get(published.family), IMAGE_TOKEN):
-        if token in published.tokens:
-            return token, published.tokens[token], False
-    free, rows = max(published.tokens.values()) + 1, published.config["vocab_size"]
+        if token in published.vocabulary.tokens:
+            return token, published.vocabulary.tokens[token], False
+    free, rows = max(published.vocabulary.tokens.values()) + 1, published.config["vocab_size"]
     if free >= rows:
         raise CheckpointError(
-            published.folder / "tokenizer.json",
+            published.vocabulary.path,
             "it has neither a token that is never written nor a row of the embedding to spare for pictures",
             "Use the tokenizer of the published checkpoint.",
         )
@@ -259,33 +261,33 @@ def _generation_config(published: Published) -> dict[str, Any]:
     config = read_json(path) if path.is_file() else {}
     stored = config.get("eos_token_id")
     ids = set(stored if isinstance(stored, list) else [] if stored is None else [stored])
-    ids |= {published.tokens[token] for token in TEMPLATES[published.family].stop if token in published.tokens}
+    ids |= {
+        published.vocabulary.tokens[token]
+        for token in TEMPLATES[published.family].stop
+        if token in published.vocabulary.tokens
+    }
     if not ids or not all(type(value) is int and 0 <= value < published.config["vocab_size"] for value in ids):
         raise CheckpointError(path, "eos_token_id names no token", "Use the published generation_config.json.")
     return {**config, "eos_token_id": sorted(ids)}
 
 
 def _write_tokenizer(published: Published, folder: Path, added: tuple[str, int] | None) -> None:
-    for name in TOKENIZER_FILES:
-        if (published.folder / name).is_file() and name != "tokenizer.json":
-            shutil.copyfile(published.folder / name, folder / name)
-    tokenizer = dict(published.tokenizer)
-    settings_path = published.folder / "tokenizer_config.json"
-    settings = read_json(settings_path) if settings_path.is_file() else {}
-    # The class that takes tokenizer.json as it is: others rebuild it from parts and may differ.
-    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "padding_side": "right"}
+    tokenizer = dict(published.vocabulary.content)
     if added is not None:
         token, token_id = added
-        flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-        tokenizer["added_tokens"] = [
-            *tokenizer.get("added_tokens", []),
-            {"id": token_id, "content": token, **flags},
-        ]
-        known = settings.get("added_tokens_decoder")
-        if isinstance(known, dict):
-            settings["added_tokens_decoder"] = {**known, str(token_id): {"content": token, **flags}}
+        tokenizer["added_tokens"] = [*tokenizer.get("added_tokens", []), Added(token, token_id).as_json()]
     _write_json(folder / "tokenizer.json", tokenizer)
-    _write_json(folder / "tokenizer_config.json", settings)
+    _write_json(
+        folder / "tokenizer_config.json",
+        {
+            **published.vocabulary.parts,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": published.config.get("tokenizer_model_max_length", 2_048),
+            "padding_side": "right",
+            # The class that takes tokenizer.json as it is: others rebuild it from parts and may differ.
+            "tokenizer_class": "PreTrainedTokenizerFast",
+        },
+    )
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

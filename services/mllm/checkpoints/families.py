@@ -33,6 +33,7 @@ class Architecture:
 
     scales_image: the original scales picture features with the embeddings by sqrt(hidden_size); servers do
         not, so that it is folded into the projector.
+    is_trained_slow: training used the slow tokenizer, over sentencepiece (LLMGA.md §1.7).
     """
 
     model_type: str
@@ -41,14 +42,15 @@ class Architecture:
     is_fused: bool = False
     is_tied: bool = False
     scales_image: bool = False
+    is_trained_slow: bool = False
 
 
 ARCHITECTURES = {
-    "llava": Architecture("llama", "LlamaForCausalLM"),
-    "llava_llama": Architecture("llama", "LlamaForCausalLM"),
-    "llava_mistral": Architecture("mistral", "MistralForCausalLM"),
+    "llava": Architecture("llama", "LlamaForCausalLM", is_trained_slow=True),
+    "llava_llama": Architecture("llama", "LlamaForCausalLM", is_trained_slow=True),
+    "llava_mistral": Architecture("mistral", "MistralForCausalLM", is_trained_slow=True),
     "llava_Qwen2": Architecture("qwen2", "Qwen2ForCausalLM", has_qkv_bias=True),
-    "llava_Phi3": Architecture("phi3", "Phi3ForCausalLM", is_fused=True),
+    "llava_Phi3": Architecture("phi3", "Phi3ForCausalLM", is_fused=True, is_trained_slow=True),
     "llava_gemma": Architecture("gemma", "GemmaForCausalLM", is_tied=True, scales_image=True),
 }
 
@@ -62,18 +64,20 @@ IMAGE_TOKENS = {
     "gemma": "<unused0>",
 }
 
-# Keys of LLaVA and of saving, which do not belong to the language model's own configuration.
-_NOT_TEXT = ("mm_", "tune_mm", "freeze_mm", "use_mm", "tokenizer_", "image_", "unfreeze_mm")
-_NOT_TEXT_NAMES = {
-    "_name_or_path",
-    "architectures",
-    "auto_map",
-    "model_type",
-    "torch_dtype",
-    "dtype",
-    "use_cache",
-    "transformers_version",
-}
+# What the language models' configurations have; nothing else of a published config.json is passed on.
+_TEXT_SETTINGS = frozenset(
+    """attention_bias attention_dropout bos_token_id embd_pdrop eos_token_id head_dim hidden_act hidden_activation
+    hidden_size initializer_range intermediate_size max_position_embeddings max_window_layers mlp_bias
+    num_attention_heads num_hidden_layers num_key_value_heads original_max_position_embeddings pad_token_id
+    partial_rotary_factor pretraining_tp resid_pdrop rms_norm_eps rope_parameters rope_scaling rope_theta
+    sliding_window use_sliding_window vocab_size""".split()
+)
+# LLaVA's, which were checked or have a file of their own, and those of saving.
+_KNOWN_SETTINGS = ("mm_", "tune_mm", "freeze_mm", "use_mm", "tokenizer_", "image_", "unfreeze_mm")
+_KNOWN_NAMES = frozenset(
+    """_name_or_path architectures dtype model_type tie_word_embeddings torch_dtype transformers_version
+    use_cache""".split()
+)
 
 
 def integer(path: Path, config: Mapping[str, Any], name: str, default: int | None = None) -> int:
@@ -92,15 +96,18 @@ def integer(path: Path, config: Mapping[str, Any], name: str, default: int | Non
 
 def text_config(path: Path, architecture: Architecture, published: Mapping[str, Any]) -> dict[str, Any]:
     """Return the language model's configuration from a published config.json."""
-    config = {
-        name: value
-        for name, value in published.items()
-        if name not in _NOT_TEXT_NAMES and not name.startswith(_NOT_TEXT)
-    }
+    config = {name: value for name, value in published.items() if name in _TEXT_SETTINGS}
     config["model_type"] = architecture.model_type
     config["architectures"] = [architecture.causal_lm]
     config["tie_word_embeddings"] = is_tied(path, architecture, published)
     return config
+
+
+def ignored_settings(published: Mapping[str, Any]) -> list[str]:
+    """Return the names in a published config.json that mean nothing to any family."""
+    return sorted(
+        name for name in published if name not in _TEXT_SETTINGS | _KNOWN_NAMES and not name.startswith(_KNOWN_SETTINGS)
+    )
 
 
 def is_tied(path: Path, architecture: Architecture, config: Mapping[str, Any]) -> bool:

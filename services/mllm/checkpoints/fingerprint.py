@@ -12,7 +12,7 @@ from pathlib import Path
 
 from services.mllm.checkpoints.published import Published
 
-CONVERTER = 1  # raise it when the converter writes something else: older conversions are then made again
+CONVERTER = 2  # raise it when the converter writes something else: older conversions are then made again
 
 _BLOB = re.compile(r"[0-9a-f]{64}")
 

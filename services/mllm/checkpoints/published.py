@@ -1,11 +1,9 @@
 """The published LLMGA layout (LLMGA.md §1), read with suspicion: everything is checked before a byte is
 converted.
 
-No code of a checkpoint ever runs: pickles, `auto_map` and Python files are refused, and the tensors' names
-and shapes must be exactly those that the configuration asks for.
+The tensors' names and shapes must be exactly those that the configuration asks for.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,14 +18,10 @@ from services.mllm.checkpoints.families import (
     integer,
     language_model_shapes,
 )
+from services.mllm.checkpoints.files import read_json, refuse_hostile
 from services.mllm.checkpoints.tensors import Tensor, read_header
 from services.mllm.checkpoints.towers import Tower, find_tower
-
-MAX_JSON_BYTES = 64 * 1024 * 1024  # the largest tokenizer.json (Gemma's) has 17 MB
-PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".joblib", ".npy", ".npz"}
-# Left behind by the trainer beside safetensors weights; never read.
-TRAINER_FILES = {"training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"}
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+from services.mllm.checkpoints.vocabularies import TOKENIZER_FILES, Vocabulary, open_vocabulary
 
 TOWER_PREFIX = "model.vision_tower.vision_tower.vision_model."
 PROJECTOR_PREFIX = "model.mm_projector."
@@ -50,43 +44,9 @@ class Published:
     tower: Tower
     tensors: dict[str, Tensor]
     dropped: dict[str, str]
-    tokenizer: dict[str, Any]
-    tokens: dict[str, int]
+    vocabulary: Vocabulary
     files: list[Path] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file, which must not ask for code of the checkpoint's own.
-
-    Raises:
-        CheckpointError: the file is missing, too large, not a JSON object, or has an `auto_map`.
-    """
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(path, f"it is larger than {MAX_JSON_BYTES} bytes", DOWNLOAD_AGAIN)
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise CheckpointError(
-            path, "it is missing or cannot be read", "Download the whole checkpoint, with all its files."
-        ) from None
-    except (ValueError, RecursionError):
-        raise CheckpointError(path, "it is not JSON", DOWNLOAD_AGAIN) from None
-    if not isinstance(value, dict):
-        raise CheckpointError(path, "it is not a JSON object", DOWNLOAD_AGAIN)
-    if _asks_for_code(value):
-        raise CheckpointError(
-            path,
-            "it has an `auto_map`, which asks for code from the checkpoint to be run",
-            "Remove the entry if you trust the weights: the known architectures need no such code.",
-        )
-    return value
-
-
-def _asks_for_code(value: Mapping[str, Any]) -> bool:
-    return "auto_map" in value or any(
-        _asks_for_code(inner) for inner in value.values() if isinstance(inner, dict) and "auto_map" in inner
-    )
 
 
 def open_published(folder: Path, *, name: str | None = None) -> Published:
@@ -97,7 +57,7 @@ def open_published(folder: Path, *, name: str | None = None) -> Published:
     """
     if not folder.is_dir():
         raise CheckpointError(folder, "there is no such folder", "Check the path in LLMGA_MLLM__MODEL.")
-    ignored = _refuse_hostile(folder)
+    ignored = refuse_hostile(folder)
     path = folder / "config.json"
     config = read_json(path)
     model_type = config.get("model_type")
@@ -110,8 +70,8 @@ def open_published(folder: Path, *, name: str | None = None) -> Published:
         )
     _check_multimodal(path, config)
     tower = find_tower(folder, str(config["mm_vision_tower"]))
-    tokenizer = read_json(folder / "tokenizer.json")
-    tokens = _tokens(folder / "tokenizer.json", tokenizer)
+    vocabulary = open_vocabulary(folder, architecture)
+    tokens = vocabulary.tokens
     name = name or folder.resolve().name
     shards = _shards(folder)
     tensors: dict[str, Tensor] = {}
@@ -128,11 +88,11 @@ def open_published(folder: Path, *, name: str | None = None) -> Published:
     rows = integer(path, config, "vocab_size")
     if max(tokens.values()) >= rows:
         raise CheckpointError(
-            folder / "tokenizer.json",
+            vocabulary.path,
             f"it has ids up to {max(tokens.values())}, the model only {rows} rows",
             SEE_PUBLISHED,
         )
-    extra = [folder / file for file in (*TOKENIZER_FILES, "generation_config.json", "tokenizer.model")]
+    extra = [folder / file for file in (*TOKENIZER_FILES, "generation_config.json")]
     small = [path, *(file for file in extra if file.is_file())]
     for file in small:
         if file.suffix == ".json":
@@ -148,30 +108,10 @@ def open_published(folder: Path, *, name: str | None = None) -> Published:
         tower=tower,
         tensors={key: tensor for key, tensor in tensors.items() if key not in dropped},
         dropped=dropped,
-        tokenizer=tokenizer,
-        tokens=tokens,
+        vocabulary=vocabulary,
         files=[*small, *shards],
         ignored=ignored,
     )
-
-
-def _refuse_hostile(folder: Path) -> list[str]:
-    """Refuse what could run code or hide weights; return the names of what is left alone."""
-    ignored = []
-    has_safetensors = any(folder.glob("*.safetensors"))
-    for path in sorted(folder.rglob("*")):
-        if path.suffix == ".py":
-            raise CheckpointError(
-                path,
-                "the checkpoint brings Python code",
-                "Delete the file if you trust the weights: no code of a checkpoint is ever run here.",
-            )
-        if path.suffix.lower() in PICKLES:
-            is_left_over = path.name in TRAINER_FILES or path.name.startswith("rng_state_")
-            if not has_safetensors or not is_left_over:
-                raise CheckpointError(path, "it can be a pickle", USE_SAFETENSORS)
-            ignored.append(str(path.relative_to(folder)))
-    return ignored
 
 
 def _check_multimodal(path: Path, config: Mapping[str, Any]) -> None:
@@ -276,21 +216,3 @@ def _account(
             "Download the whole checkpoint, with all its files.",
         )
     return dropped
-
-
-def _tokens(path: Path, tokenizer: Mapping[str, Any]) -> dict[str, int]:
-    """Return all tokens with their ids."""
-    tokens: dict[str, int] = {}
-    try:
-        vocabulary = tokenizer["model"]["vocab"]
-        if isinstance(vocabulary, list):  # Unigram: pairs of token and score
-            tokens |= {token: index for index, (token, _) in enumerate(vocabulary)}
-        else:
-            tokens |= vocabulary
-        tokens |= {added["content"]: added["id"] for added in tokenizer.get("added_tokens", [])}
-        sound = bool(tokens) and all(type(index) is int and index >= 0 for index in tokens.values())
-    except (TypeError, KeyError, ValueError, AttributeError):
-        sound = False
-    if not sound:
-        raise CheckpointError(path, "it is not a tokenizer", DOWNLOAD_AGAIN)
-    return tokens

@@ -34,7 +34,7 @@ async def _refused(house: House, home: Path, response: httpx.Response, status: i
 
 FIELDS: list[tuple[str, object, str]] = [
     ("sizee", "128x128", "unknown_field"),
-    ("instruction", "", "too_short"),
+    ("instruction", "", "missing"),
     ("instruction", " \n\t ", "not_text"),
     ("instruction", "a\x00b", "not_text"),
     ("instruction", "x" * 100_000, "too_long"),
@@ -76,6 +76,10 @@ FIELDS: list[tuple[str, object, str]] = [
     ("model", "", "too_short"),
     ("model", "m" * 129, "too_long"),
     ("approve", "yes", "wrong_type"),
+    ("image", "", "too_short"),
+    ("image", 7, "wrong_type"),
+    ("max_prompt_tokens", 15, "out_of_range"),
+    ("max_prompt_tokens", 226, "too_large"),
 ]
 
 
@@ -121,6 +125,8 @@ async def test_ten_thousand_unknown_fields_are_reported_briefly(house: House, tm
         {"task": "prompt", "prompt_mode": "verbatim"},
         {"task": "prompt", "approve": True},
         {"approve": True, "prompt_mode": "verbatim"},
+        {"image": "img_" + "0" * 40},
+        {"task": "similar", "image": "img_" + "0" * 40, "prompt_mode": "verbatim"},
     ],
 )
 async def test_contradicting_wishes_are_refused(house: House, tmp_path: Path, wishes: dict[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""A mini SD1.5 checkpoint, built once per run, and engines over it."""
+"""Mini SD1.5 and SDXL checkpoints, built once per run, and engines over them."""
 
 import os
 
@@ -14,9 +14,9 @@ import torch
 from services.diffusion.batching import Buckets
 from services.diffusion.checkpoints import CheckpointFiles, inspect
 from services.diffusion.engine import Engine
-from services.diffusion.libraries import StableDiffusionPipeline, quiet
+from services.diffusion.libraries import StableDiffusionPipeline, StableDiffusionXLPipeline, quiet
 from services.diffusion.loading import LoadedModel, load
-from training.minis.diffusion import build_sd15
+from training.minis.diffusion import build_sd15, build_sdxl
 
 FOLDER = Path(__file__).parent
 MAX_ROWS = 16
@@ -57,6 +57,30 @@ def stock(mini: Path) -> Any:
     """Return diffusers' own pipeline over the same folder."""
     quiet()
     pipeline = StableDiffusionPipeline.from_pretrained(mini)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def sdxl_mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the run's SDXL checkpoint; tests that change files copy it."""
+    folder = tmp_path_factory.mktemp("minis") / "sdxl"
+    build_sdxl(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sdxl_model(sdxl_mini: Path) -> LoadedModel:
+    """Return the loaded SDXL checkpoint; one engine at a time may use it."""
+    files = inspect(sdxl_mini)
+    return load("mini-xl", files, device=torch.device("cpu"), dtype=torch.float32, buckets=Buckets.up_to(MAX_ROWS))
+
+
+@pytest.fixture(scope="session")
+def sdxl_stock(sdxl_mini: Path) -> Any:
+    """Return diffusers' own SDXL pipeline over the same folder."""
+    quiet()
+    pipeline = StableDiffusionXLPipeline.from_pretrained(sdxl_mini, add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -64,7 +64,7 @@ def refusing(model: LoadedModel, prompt: str) -> LoadedModel:
     from tests.services.diffusion.pictures import request_for
 
     with torch.inference_mode():
-        marker = model.encoder.encode(request_for(model, prompt).picture.prompts.prompt)
+        marker = model.encoder.encode(request_for(model, prompt).picture.prompts.prompt).tokens
 
     def look(_: torch.Tensor, embeds: torch.Tensor) -> None:
         if embeds.shape[1:] == marker.shape and bool((embeds == marker).flatten(1).all(1).any()):

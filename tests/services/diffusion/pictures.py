@@ -41,7 +41,14 @@ def request_for(
     guided = is_guided(guidance, model.guidance_channels)
     picture = Picture(
         model=model.name,
-        prompts=tokenize(model.vocabulary, encoding, prompt, negative if guided else None),
+        prompts=tokenize(
+            model.vocabulary,
+            encoding,
+            prompt,
+            negative if guided else None,
+            second=model.second_vocabulary,
+            zero_empty_negative=model.files.zero_empty_negative,
+        ),
         width=size[0],
         height=size[1],
         seed=seed,

@@ -53,7 +53,8 @@ SPOILERS: list[tuple[Callable[[Path], object], str, str]] = [
     (lambda folder: (folder / UNET).write_bytes(b"\xff" * 64), str(UNET), "copy it again"),
     (lambda folder: (folder / UNET).write_bytes(b"\x02" + b"\0" * 7 + b"[]"), str(UNET), "copy it again"),
     (lambda folder: edit(folder / "unet/config.json", in_channels=9), "unet/config.json", "inpainting"),
-    (lambda folder: edit(folder / "unet/config.json", addition_embed_type="text_time"), "unet", "SD1.5"),
+    (lambda folder: edit(folder / "unet/config.json", addition_embed_type="text_time"), "text_encoder_2", "missing"),
+    (lambda folder: edit(folder / "unet/config.json", addition_embed_type="image"), "unet", "SD1.5"),
     (lambda folder: edit(folder / "unet/config.json", cross_attention_dim=768), "unet", "different checkpoints"),
     (lambda folder: (folder / "serving.json").write_text('{"steps": 3}'), "serving.json", "steps"),
     (

@@ -8,7 +8,7 @@ import torch
 from services.diffusion.batching import Buckets
 from services.diffusion.loading import LoadedModel
 from services.diffusion.profile import profile, served_models
-from shared.contracts import Scheduler
+from shared.contracts import Scheduler, Task
 from shared.contracts.generation import PromptEncoding
 
 CANDIDATES = Buckets.up_to(16)
@@ -69,4 +69,5 @@ def test_the_announcement_fills_what_a_request_leaves_open(model: LoadedModel) -
     assert first.scheduler is Scheduler.PNDM
     assert first.schedulers == list(Scheduler)
     assert first.prompt_encodings == list(PromptEncoding)
-    assert first.max_prompt_tokens == 225
+    assert first.max_prompt_tokens == {PromptEncoding.LLMGA: 225, PromptEncoding.STOCK: 75}
+    assert first.tasks == [Task.TEXT_TO_IMAGE, Task.SIMILAR]

@@ -3,15 +3,21 @@
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from redis.asyncio import Redis
 
 from services.mllm.consumer import MAX_DELTAS_PER_S, PromptJobs
+from services.mllm.pictures import Picture, picture_of
 from services.mllm.writing import Piece, Sampling
-from shared.contracts import EventType, GenerationRequest, JobStatus, Lane, Stage, Task
-from shared.errors import PromptEmpty
+from shared.artifacts import FolderStore
+from shared.contracts import EventType, GenerationRequest, JobStatus, Lane, OutputFormat, Stage, Task
+from shared.errors import Gone, PromptEmpty
 from shared.jobs import DEFAULT_TENANT, Claim, EventFollower, JobCanceled, JobQueue
+from shared.media import encode_image
 from shared.settings import MLLMSettings
 from tests.services.mllm.test_writing import ScriptedEngine, writer
 
@@ -36,7 +42,7 @@ class SilentEngine(ScriptedEngine):
         self.begun = asyncio.Event()
 
     async def generate(
-        self, token_ids: list[int], sampling: Sampling, *, request_id: str, priority: int
+        self, token_ids: list[int], sampling: Sampling, *, picture: Picture | None, request_id: str, priority: int
     ) -> AsyncGenerator[Piece, None]:
         try:
             yield Piece("<gen_image> fox", [1])
@@ -52,18 +58,27 @@ class RememberingEngine(ScriptedEngine):
     def __init__(self) -> None:
         super().__init__("<gen_image>a</gen_image>")
         self.requests: list[tuple[str, int]] = []
+        self.pictures: list[Picture | None] = []
 
     def generate(
-        self, token_ids: list[int], sampling: Sampling, *, request_id: str, priority: int
+        self, token_ids: list[int], sampling: Sampling, *, picture: Picture | None, request_id: str, priority: int
     ) -> AsyncGenerator[Piece, None]:
         self.requests.append((request_id, priority))
-        return super().generate(token_ids, sampling, request_id=request_id, priority=priority)
+        self.pictures.append(picture)
+        return super().generate(token_ids, sampling, picture=picture, request_id=request_id, priority=priority)
 
 
-async def claimed(queue: JobQueue, *, lane: Lane = Lane.INTERACTIVE) -> Claim:
-    """Return a claim on a new job of task `prompt`."""
+@pytest.fixture
+def artifacts(tmp_path: Path) -> FolderStore:
+    """Return the store that the jobs' pictures are in."""
+    return FolderStore(tmp_path, retention_s=3_600)
+
+
+async def claimed(queue: JobQueue, **wishes: Any) -> Claim:
+    """Return a claim on a new job, of task `prompt` unless told otherwise."""
+    request = {"task": Task.PROMPT, "instruction": "draw a fox", "seed": 5, **wishes}
     await queue.submit(
-        GenerationRequest(task=Task.PROMPT, instruction="draw a fox", seed=5, lane=lane),
+        GenerationRequest.model_validate(request),
         job_id=uuid.uuid4().hex,
         stage=Stage.PROMPT,
         batch_key="mini",
@@ -89,11 +104,11 @@ async def deltas_of(queue: JobQueue, redis: Redis, job_id: str) -> list[str]:
 
 @pytest.mark.parametrize(("step_s", "at_most"), [(0.001, 300 * 0.001 * MAX_DELTAS_PER_S + 2), (1.0, 300)])
 async def test_deltas_are_told_at_a_bounded_rate_and_concatenate_to_the_prompt(
-    queue: JobQueue, redis_client: Redis, step_s: float, at_most: float
+    queue: JobQueue, redis_client: Redis, artifacts: FolderStore, step_s: float, at_most: float
 ) -> None:
     engine = ScriptedEngine("<gen_image>", *[f" w{number}" for number in range(300)], "</gen_image>")
     claim = await claimed(queue)
-    await PromptJobs(writer(engine), MLLMSettings(), clock=Clock(step_s)).handle(claim)
+    await PromptJobs(writer(engine), MLLMSettings(), artifacts, clock=Clock(step_s)).handle(claim)
     job = await queue.get(claim.job.id, tenant=DEFAULT_TENANT)
     deltas = await deltas_of(queue, redis_client, claim.job.id)
     assert job.status is JobStatus.SUCCEEDED
@@ -102,17 +117,17 @@ async def test_deltas_are_told_at_a_bounded_rate_and_concatenate_to_the_prompt(
     assert 1 < len(deltas) <= at_most
 
 
-async def test_the_job_s_seed_and_the_settings_reach_the_engine(queue: JobQueue) -> None:
+async def test_the_job_s_seed_and_the_settings_reach_the_engine(queue: JobQueue, artifacts: FolderStore) -> None:
     engine = ScriptedEngine("<gen_image>a</gen_image>")
     settings = MLLMSettings(temperature=0.7, max_tokens=33)
-    await PromptJobs(writer(engine), settings).handle(await claimed(queue))
+    await PromptJobs(writer(engine), settings, artifacts).handle(await claimed(queue))
     (sampling,) = engine.asked
     assert (sampling.seed, sampling.temperature, sampling.max_tokens) == (5, 0.7, 33)
 
 
-async def test_batch_work_has_a_higher_number_than_interactive_work(queue: JobQueue) -> None:
+async def test_batch_work_has_a_higher_number_than_interactive_work(queue: JobQueue, artifacts: FolderStore) -> None:
     engine = RememberingEngine()
-    jobs = PromptJobs(writer(engine), MLLMSettings())
+    jobs = PromptJobs(writer(engine), MLLMSettings(), artifacts)
     interactive, batch = await claimed(queue), await claimed(queue, lane=Lane.BATCH)
     await jobs.handle(interactive)
     await jobs.handle(batch)
@@ -122,10 +137,10 @@ async def test_batch_work_has_a_higher_number_than_interactive_work(queue: JobQu
     assert second_id.startswith(batch.job.id)
 
 
-async def test_a_canceled_job_leaves_an_engine_that_is_silent(queue: JobQueue) -> None:
+async def test_a_canceled_job_leaves_an_engine_that_is_silent(queue: JobQueue, artifacts: FolderStore) -> None:
     engine = SilentEngine()
     claim = await claimed(queue)
-    handling = asyncio.create_task(PromptJobs(writer(engine), MLLMSettings()).handle(claim))
+    handling = asyncio.create_task(PromptJobs(writer(engine), MLLMSettings(), artifacts).handle(claim))
     await engine.begun.wait()
     await queue.cancel(claim.job.id, tenant=DEFAULT_TENANT)
     claim.lose(JobCanceled("canceled"))  # as the consumer does when it is told
@@ -136,10 +151,12 @@ async def test_a_canceled_job_leaves_an_engine_that_is_silent(queue: JobQueue) -
     assert (await queue.get(claim.job.id, tenant=DEFAULT_TENANT)).status is JobStatus.CANCELED
 
 
-async def test_a_worker_that_ends_stops_writing_and_keeps_the_claim_to_give_back(queue: JobQueue) -> None:
+async def test_a_worker_that_ends_stops_writing_and_keeps_the_claim_to_give_back(
+    queue: JobQueue, artifacts: FolderStore
+) -> None:
     engine = SilentEngine()
     claim = await claimed(queue)
-    handling = asyncio.create_task(PromptJobs(writer(engine), MLLMSettings()).handle(claim))
+    handling = asyncio.create_task(PromptJobs(writer(engine), MLLMSettings(), artifacts).handle(claim))
     await engine.begun.wait()
     handling.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -149,8 +166,56 @@ async def test_a_worker_that_ends_stops_writing_and_keeps_the_claim_to_give_back
     assert (await queue.get(claim.job.id, tenant=DEFAULT_TENANT)).attempts == 0
 
 
-async def test_an_answer_without_a_prompt_is_the_job_s_own_error(queue: JobQueue) -> None:
+async def test_an_answer_without_a_prompt_is_the_job_s_own_error(queue: JobQueue, artifacts: FolderStore) -> None:
     with pytest.raises(PromptEmpty):
-        await PromptJobs(writer(ScriptedEngine("<gen_image>", "</gen_image>")), MLLMSettings()).handle(
+        await PromptJobs(writer(ScriptedEngine("<gen_image>", "</gen_image>")), MLLMSettings(), artifacts).handle(
             await claimed(queue)
         )
+
+
+PIXELS = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+
+
+def kept(artifacts: FolderStore, tenant: str = DEFAULT_TENANT) -> str:
+    """Return the id of a picture that is kept."""
+    return artifacts.put(encode_image(PIXELS, OutputFormat.PNG, {}), "image/png", tenant=tenant).id
+
+
+async def test_the_model_sees_the_job_s_picture_squared(queue: JobQueue, artifacts: FolderStore) -> None:
+    engine = RememberingEngine()
+    claim = await claimed(queue, task=Task.SIMILAR, image=kept(artifacts), instruction="")
+    await PromptJobs(writer(engine), MLLMSettings(), artifacts).handle(claim)
+    (picture,) = engine.pictures
+    assert picture is not None
+    assert picture.key == picture_of(PIXELS).key
+    job = await queue.get(claim.job.id, tenant=DEFAULT_TENANT)
+    assert (job.status, job.stage) == (JobStatus.QUEUED, Stage.RENDER)  # as any other prompt, it is to be rendered
+
+
+async def test_a_picture_that_is_no_longer_kept_ends_the_job(queue: JobQueue, artifacts: FolderStore) -> None:
+    jobs = PromptJobs(writer(ScriptedEngine()), MLLMSettings(), artifacts)
+    with pytest.raises(Gone):
+        await jobs.handle(await claimed(queue, image="img_" + "0" * 40))
+    with pytest.raises(Gone):
+        await jobs.handle(await claimed(queue, image=kept(artifacts, tenant="other")))
+
+
+async def test_a_job_for_a_story_keeps_all_its_prompts(
+    queue: JobQueue, redis_client: Redis, artifacts: FolderStore
+) -> None:
+    engine = ScriptedEngine("Once <gen_image>a fox", "</gen_image> then <gen_image>", "a hen</gen_image> end.")
+    claim = await claimed(queue, instruction="write a story with two pictures")
+    await PromptJobs(writer(engine), MLLMSettings(), artifacts).handle(claim)
+    prompt = (await queue.get(claim.job.id, tenant=DEFAULT_TENANT)).prompt
+    assert prompt is not None
+    assert (prompt.text, prompt.more) == ("a fox", ["a hen"])
+    assert "".join(await deltas_of(queue, redis_client, claim.job.id)) == "a fox"
+
+
+async def test_a_job_for_one_picture_ends_with_its_prompt(queue: JobQueue, artifacts: FolderStore) -> None:
+    engine = ScriptedEngine("<gen_image>a fox</gen_image>", "<gen_image>a hen</gen_image>")
+    claim = await claimed(queue)
+    await PromptJobs(writer(engine), MLLMSettings(), artifacts).handle(claim)
+    prompt = (await queue.get(claim.job.id, tenant=DEFAULT_TENANT)).prompt
+    assert prompt is not None
+    assert (prompt.text, prompt.more, engine.given) == ("a fox", None, 1)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from services.mllm.generation_prompt import (
     MAX_PROMPT_CHARS,
+    MAX_PROMPTS,
     Fallback,
     GenerationPromptParser,
     Parsed,
@@ -18,7 +19,8 @@ from services.mllm.generation_prompt import (
 
 FRAGMENTS = [
     "<gen_image>", "</gen_image>", "<gen_image", "</gen_im", "<gen", "_image>", "</", "<", ">", "/", " ", "\n", "\t",
-    "a", "red fox", "雪人", "é", "e\u0301", "👩‍🚀", "(b:1.3)", "[c]", "{d|e}", "\\(", "<lora:x:0.8>", "<lora:", "<lo",
+    "a", "red fox", ":1.", "3)", ":-2]", "10",
+    "雪人", "é", "e\u0301", "👩‍🚀", "(b:1.3)", "[c]", "{d|e}", "\\(", "<lora:x:0.8>", "<lora:", "<lo",
     "ra:y>", "<b>", ":", "\x00", "\x1b[31m", "\u200b", "\u202e", "\ud800", "\ue000", "\u2028", "\x85",
 ]  # fmt: skip
 
@@ -52,6 +54,7 @@ def assert_clean(text: str) -> None:
         ("<gen_image> a red fox </gen_image>", "a red fox", None),
         ("Sure! <gen_image>a red fox</gen_image> Enjoy.", "a red fox", None),
         ("<gen_image> one </gen_image> and <gen_image> two </gen_image>", "one", None),
+        ("<gen_image> one </gen_image> and <gen_image> two", "one", None),
         ("<gen_image>  </gen_image> then <gen_image> two </gen_image>", "two", None),
         ("<gen_image> a <gen_image> b </gen_image> c </gen_image>", "a b", None),
         ("</gen_image> x <gen_image> y </gen_image>", "y", None),
@@ -77,7 +80,11 @@ def test_each_rule_of_the_protocol(answer: str, text: str, fallback: Fallback | 
 @pytest.mark.parametrize(
     ("inside", "text"),
     [
-        ("a (red:1.9) fox", "a red:1.9 fox"),
+        ("a (red:1.9) fox", "a red fox"),
+        ("a [red:-0.5] {fox:.25}", "a red fox"),
+        ("a (red : 1.9) fox: 1.9", "a red : 1.9 fox: 1.9"),
+        ("a station (at 10:30) at 7:05", "a station at 10:30 at 7:05"),
+        ("a {red|blue} fox", "a red|blue fox"),
         ("a ((red)) [fox]", "a red fox"),
         ("a fox <lora:evil:1.0> at night", "a fox at night"),
         ("a fox<hypernet:x:2>", "a fox"),
@@ -97,6 +104,33 @@ def test_a_directive_cut_over_deltas_never_shows() -> None:
     parser = GenerationPromptParser()
     shown = [parser.feed(piece) for piece in ["<gen_image> fox <lo", "ra:x", ":1", "> end", "</gen_image>"]]
     assert shown == ["fox", "", "", " end", ""]
+
+
+def test_a_weight_cut_over_deltas_never_shows() -> None:
+    parser = GenerationPromptParser()
+    shown = [
+        parser.feed(piece) for piece in ["<gen_image>a (fox", ":", "1.", "5", ") at 9", ":3", "0)", "</gen_image>"]
+    ]
+    assert shown == ["a fox", "", "", "", " at 9", ":3", "0", ""]
+
+
+@pytest.mark.parametrize(
+    ("answer", "texts"),
+    [
+        ("<gen_image> one </gen_image> and <gen_image> two </gen_image>", ["one", "two"]),
+        ("1. <gen_image>a</gen_image>2. <gen_image></gen_image><gen_image>(b)</gen_image> end", ["a", "b"]),
+        ("<gen_image>a</gen_image></gen_image><gen_image>b<gen_image>c</gen_image>", ["a", "b c"]),
+        ("<gen_image>a</gen_image> then <gen_image> b, cut o", ["a", "b, cut o"]),
+        ("<gen_image>a</gen_image> then <gen_image> b</gen_im", ["a", "b"]),
+        ("<gen_image>a</gen_image> then <gen_im", ["a"]),
+        ("<gen_image>a</gen_image>" * 40, ["a"] * MAX_PROMPTS),
+    ],
+)
+def test_the_prompts_of_all_pairs_are_kept_in_order(answer: str, texts: list[str]) -> None:
+    parsed = parse(answer)
+    assert [parsed.text, *parsed.more] == texts
+    assert parsed.delta == texts[0]
+    assert parsed.fallback is None
 
 
 def test_a_tag_cut_over_deltas_is_found() -> None:
@@ -126,13 +160,15 @@ def test_any_split_gives_what_the_whole_gives(answer: str, cuts: list[int]) -> N
     whole = parse(answer)
     deltas, end = fed_in_pieces(answer, cuts)
     assert deltas == whole.text == end.text
-    assert (end.fallback, end.was_cut) == (whole.fallback, whole.was_cut)
+    assert (end.fallback, end.was_cut, end.more) == (whole.fallback, whole.was_cut, whole.more)
 
 
 @given(answers)
 @settings(max_examples=500, deadline=None)
 def test_every_text_gives_a_clean_prompt(answer: str) -> None:
-    assert_clean(parse(answer).text)
+    parsed = parse(answer)
+    for text in (parsed.text, *parsed.more):
+        assert_clean(text)
 
 
 def test_a_hundred_thousand_random_answers_give_prompts_that_do_not_depend_on_the_cuts() -> None:
@@ -142,4 +178,4 @@ def test_a_hundred_thousand_random_answers_give_prompts_that_do_not_depend_on_th
         whole = parse(answer)
         deltas, end = fed_in_pieces(answer, [rng.randrange(100) for _ in range(rng.randrange(4))])
         assert deltas == whole.text == end.text, answer
-        assert end.fallback == whole.fallback, answer
+        assert (end.fallback, end.more) == (whole.fallback, whole.more), answer

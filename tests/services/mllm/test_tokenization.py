@@ -7,10 +7,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from services.mllm.conversation import QWEN2, VICUNA, Turn, render
-from services.mllm.tokenization import Picture, PromptBuilder, encode
+from services.mllm.tokenization import ImageSlot, PromptBuilder, encode
 from shared.errors import PromptTooLong
 
-PICTURE = Picture(token_id=7, tokens=16)
+SLOT = ImageSlot(token_id=7, tokens=16)
 
 
 def byte_tokenizer(*, bos: str | None) -> PreTrainedTokenizerFast:
@@ -43,7 +43,7 @@ def by_the_sheet(tokenizer: PreTrainedTokenizerFast, prompt: str, image: int) ->
 
 def builder(*, limit: int = 1_000, bos: str | None = "<s>") -> PromptBuilder:
     return PromptBuilder(
-        byte_tokenizer(bos=bos), VICUNA, control_tokens=["<s>", "</s>"], picture=PICTURE, max_prompt_tokens=limit
+        byte_tokenizer(bos=bos), VICUNA, control_tokens=["<s>", "</s>"], image_slot=SLOT, max_prompt_tokens=limit
     )
 
 
@@ -91,7 +91,7 @@ def test_history_that_does_not_fit_loses_whole_turns_oldest_first_and_keeps_the_
 def test_the_picture_counts_with_all_its_positions() -> None:
     with_picture = builder().build([Turn("a")], has_image=True)
     without = builder().build([Turn("a")])
-    assert with_picture.length == without.length + PICTURE.tokens + 1  # and the newline after it
+    assert with_picture.length == without.length + SLOT.tokens + 1  # and the newline after it
 
 
 def test_a_last_turn_that_does_not_fit_is_refused_and_never_cut() -> None:

@@ -8,7 +8,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from services.mllm.conversation import QWEN2, Turn
-from services.mllm.tokenization import Picture, PromptBuilder
+from services.mllm.pictures import Picture
+from services.mllm.tokenization import ImageSlot, PromptBuilder
 from services.mllm.writing import Answer, Piece, PromptWriter, Sampling
 from shared.errors import PromptEmpty
 
@@ -26,7 +27,7 @@ class ScriptedEngine:
         self.closed = False
 
     async def generate(
-        self, token_ids: list[int], sampling: Sampling, *, request_id: str, priority: int
+        self, token_ids: list[int], sampling: Sampling, *, picture: Picture | None, request_id: str, priority: int
     ) -> AsyncGenerator[Piece, None]:
         self.asked.append(sampling)
         try:
@@ -45,7 +46,7 @@ def writer(engine: ScriptedEngine, *, max_model_len: int = 1_000) -> PromptWrite
         PreTrainedTokenizerFast(tokenizer_object=tokenizer),
         QWEN2,
         control_tokens=[],
-        picture=Picture(999, 4),
+        image_slot=ImageSlot(999, 4),
         max_prompt_tokens=max_model_len - 50,
     )
     return PromptWriter(engine, builder, model="mini", max_model_len=max_model_len)
@@ -77,7 +78,7 @@ async def test_the_engine_is_left_when_the_prompt_is_closed_and_it_goes_on() -> 
 async def test_the_engine_is_asked_to_stop_at_the_closing_tag() -> None:
     engine = ScriptedEngine("<gen_image>a</gen_image>")
     await written(engine)
-    assert engine.asked[0].stop == "</gen_image>"
+    assert engine.asked[0].stop == ("</gen_image>",)
 
 
 async def test_an_answer_without_tags_is_one_delta_at_the_end() -> None:

@@ -9,11 +9,14 @@ from pydantic import ValidationError
 
 from shared.contracts import GenerationRequest, OutputFormat
 from shared.contracts.generation import (
+    MAX_IMAGE_CHARS,
     MAX_IMAGES,
     MAX_INSTRUCTION_CHARS,
+    MAX_PROMPT_TOKENS,
     MAX_SEED,
     MAX_SIDE_PX,
     MAX_STEPS,
+    MIN_PROMPT_TOKENS,
     MIN_SIDE_PX,
     parse_size,
 )
@@ -29,6 +32,7 @@ def request(**fields: Any) -> GenerationRequest:
         ("n", 1, MAX_IMAGES),
         ("seed", 0, MAX_SEED - MAX_IMAGES),
         ("num_inference_steps", 1, MAX_STEPS),
+        ("max_prompt_tokens", MIN_PROMPT_TOKENS, MAX_PROMPT_TOKENS),
         ("guidance_scale", 0, 30),
         ("deadline_s", 5e-324, 86_400),
     ],
@@ -170,11 +174,44 @@ def test_a_model_has_a_name_of_bounded_length(model: object) -> None:
         {"task": "prompt", "prompt_mode": "verbatim"},
         {"task": "prompt", "approve": True},
         {"prompt_mode": "verbatim", "approve": True},
+        {"task": "similar", "image": "img_1", "prompt_mode": "verbatim"},
+        {"task": "text_to_image", "image": "img_1"},
+        {"task": "similar"},
     ],
 )
 def test_stages_that_make_no_sense_together_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         request(**fields)
+
+
+@pytest.mark.parametrize("task", ["similar", "prompt"])
+def test_a_picture_may_take_the_place_of_words(task: str) -> None:
+    taken = GenerationRequest.model_validate({"task": task, "image": "img_1"})
+    assert (taken.instruction, taken.image) == ("", "img_1")
+    with pytest.raises(ValidationError):
+        GenerationRequest.model_validate({"task": task, "image": "img_1", "instruction": " "})
+
+
+@pytest.mark.parametrize(
+    ("fields", "missing"),
+    [
+        ({"task": "similar"}, "image"),  # with it, words are not needed
+        ({"task": "similar", "instruction": "x"}, "image"),
+        ({"task": "prompt"}, "instruction"),
+        ({}, "instruction"),
+        ({"instruction": ""}, "instruction"),
+    ],
+)
+def test_what_a_task_needs_is_named(fields: dict[str, str], missing: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        GenerationRequest.model_validate(fields)
+    assert [(fault["loc"], fault["type"]) for fault in caught.value.errors()] == [((missing,), "missing")]
+
+
+@pytest.mark.parametrize("image", ["", "x" * (MAX_IMAGE_CHARS + 1), 7, None, []], ids=lambda image: repr(image)[:20])
+def test_a_picture_is_a_text_of_bounded_length(image: object) -> None:
+    with pytest.raises(ValidationError):
+        GenerationRequest.model_validate({"task": "similar", "image": image})
 
 
 def test_an_instruction_is_all_that_is_needed() -> None:
@@ -215,7 +252,7 @@ def test_the_schema_states_the_bounds() -> None:
     properties = GenerationRequest.model_json_schema()["properties"]
     assert properties["n"] | {"minimum": 1, "maximum": MAX_IMAGES} == properties["n"]
     assert properties["instruction"]["maxLength"] == MAX_INSTRUCTION_CHARS
-    assert properties["instruction"]["minLength"] == 1
+    assert properties["image"]["anyOf"][0]["maxLength"] == MAX_IMAGE_CHARS
     assert properties["size"]["anyOf"][0]["examples"] == ["512x512"]
     assert properties["negative_prompt"]["maxLength"] == MAX_INSTRUCTION_CHARS
 

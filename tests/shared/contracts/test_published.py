@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.contracts.published import PUBLISHED
+from shared.contracts.published import PUBLISHED, find_published
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,9 @@ def test_fewer_bits_need_less_memory_but_never_less_than_what_stays_in_16_bits()
     for model in PUBLISHED:
         bf16, bits8, bits4 = (model.memory_gb[bits] for bits in ("bf16", "8bit", "4bit"))
         assert bf16 > bits8 > bits4 > model.kept_16bit * 2 / 1e9
+
+
+def test_a_checkpoint_is_found_by_its_hub_id_and_by_its_name() -> None:
+    for model in PUBLISHED:
+        assert find_published(model.hub_id) is find_published(model.name) is model
+    assert find_published("llmga-tiny") is None

@@ -142,6 +142,35 @@ async def test_no_more_jobs_are_taken_than_there_is_room_for(queue: JobQueue, st
     assert most == 3
 
 
+async def test_room_that_varies_is_kept_to_and_used_when_it_grows(queue: JobQueue, start: Start) -> None:
+    places = 1
+    gate = asyncio.Event()
+
+    async def handle(taken: Claim) -> None:
+        await gate.wait()
+        await finish(taken)
+
+    worker: Worker = start(handle, capacity=4, room=lambda: places - worker.consumer.running)
+    ids = [(await submit(queue)).id for _ in range(6)]
+
+    async def has(count: int) -> bool:
+        assert worker.consumer.running <= count
+        return worker.consumer.running == count and worker.consumer.free() == 0
+
+    await eventually(lambda: has(1))
+    places = 3
+    worker.consumer.wake()
+    await eventually(lambda: has(3))
+    places = 10  # more than the capacity
+    worker.consumer.wake()
+    await eventually(lambda: has(4))
+    places = 0  # less than what runs
+    assert worker.consumer.free() == 0
+    places = 10
+    gate.set()
+    await ended(queue, *ids)
+
+
 @pytest.mark.parametrize("error", [RenderFailed("It is black."), InvalidRequest("Too odd.")])
 async def test_error_of_the_job_ends_it_without_another_attempt(
     queue: JobQueue, start: Start, error: Exception

@@ -3,6 +3,7 @@ converter."""
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,26 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-HIDDEN, INNER, LAYERS, HEADS, KV_HEADS = 32, 48, 2, 4, 2
-HEAD = HIDDEN // HEADS
-TOWER_HIDDEN, TOWER_LAYERS, PATCH, SIDE = 16, 3, 14, 28
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a checkpoint; `head` is the width of an attention head, side and patch are in pixels."""
+
+    hidden: int = 32
+    inner: int = 48
+    layers: int = 2
+    heads: int = 4
+    kv_heads: int = 2
+    head: int = 8
+    tower_hidden: int = 16
+    tower_inner: int = 24
+    tower_layers: int = 3
+    patch: int = 14
+    side: int = 28
+
+
+SMALL = Sizes()
+HIDDEN, SIDE = SMALL.hidden, SMALL.side
 TOWER = "model.vision_tower.vision_tower.vision_model."
 
 MODEL_TYPES = {
@@ -39,50 +57,113 @@ SPECIAL = {
 }  # fmt: skip
 
 
-def tensors_of(family: str, rows: int) -> dict[str, tuple[int, ...]]:
+def tensors_of(family: str, rows: int, sizes: Sizes = SMALL) -> dict[str, tuple[int, ...]]:
     """Return the published names and shapes."""
     shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (rows, HIDDEN),
-        "model.norm.weight": (HIDDEN,),
-        "model.mm_projector.0.weight": (HIDDEN, TOWER_HIDDEN),
-        "model.mm_projector.0.bias": (HIDDEN,),
-        "model.mm_projector.2.weight": (HIDDEN, HIDDEN),
-        "model.mm_projector.2.bias": (HIDDEN,),
+        "model.embed_tokens.weight": (rows, sizes.hidden),
+        "model.norm.weight": (sizes.hidden,),
+        "model.mm_projector.0.weight": (sizes.hidden, sizes.tower_hidden),
+        "model.mm_projector.0.bias": (sizes.hidden,),
+        "model.mm_projector.2.weight": (sizes.hidden, sizes.hidden),
+        "model.mm_projector.2.bias": (sizes.hidden,),
     }
     if family not in TIED:
-        shapes["lm_head.weight"] = (rows, HIDDEN)
-    for index in range(LAYERS):
+        shapes["lm_head.weight"] = (rows, sizes.hidden)
+    for index in range(sizes.layers):
         layer = f"model.layers.{index}."
-        shapes[layer + "input_layernorm.weight"] = shapes[layer + "post_attention_layernorm.weight"] = (HIDDEN,)
-        shapes[layer + "self_attn.o_proj.weight"] = (HIDDEN, HEADS * HEAD)
-        shapes[layer + "mlp.down_proj.weight"] = (HIDDEN, INNER)
+        shapes[layer + "input_layernorm.weight"] = shapes[layer + "post_attention_layernorm.weight"] = (sizes.hidden,)
+        shapes[layer + "self_attn.o_proj.weight"] = (sizes.hidden, sizes.heads * sizes.head)
+        shapes[layer + "mlp.down_proj.weight"] = (sizes.hidden, sizes.inner)
         if family == "phi3":
-            shapes[layer + "self_attn.qkv_proj.weight"] = ((HEADS + 2 * KV_HEADS) * HEAD, HIDDEN)
-            shapes[layer + "mlp.gate_up_proj.weight"] = (2 * INNER, HIDDEN)
+            shapes[layer + "self_attn.qkv_proj.weight"] = (
+                (sizes.heads + 2 * sizes.kv_heads) * sizes.head,
+                sizes.hidden,
+            )
+            shapes[layer + "mlp.gate_up_proj.weight"] = (2 * sizes.inner, sizes.hidden)
             continue
-        shapes[layer + "mlp.gate_proj.weight"] = shapes[layer + "mlp.up_proj.weight"] = (INNER, HIDDEN)
-        for name, heads in (("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)):
-            shapes[layer + f"self_attn.{name}_proj.weight"] = (heads * HEAD, HIDDEN)
+        shapes[layer + "mlp.gate_proj.weight"] = shapes[layer + "mlp.up_proj.weight"] = (sizes.inner, sizes.hidden)
+        for name, heads in (("q", sizes.heads), ("k", sizes.kv_heads), ("v", sizes.kv_heads)):
+            shapes[layer + f"self_attn.{name}_proj.weight"] = (heads * sizes.head, sizes.hidden)
             if family == "qwen2":
-                shapes[layer + f"self_attn.{name}_proj.bias"] = (heads * HEAD,)
-    positions = (SIDE // PATCH) ** 2 + 1
+                shapes[layer + f"self_attn.{name}_proj.bias"] = (heads * sizes.head,)
+    positions = (sizes.side // sizes.patch) ** 2 + 1
     shapes |= {
-        TOWER + "embeddings.class_embedding": (TOWER_HIDDEN,),
-        TOWER + "embeddings.patch_embedding.weight": (TOWER_HIDDEN, 3, PATCH, PATCH),
-        TOWER + "embeddings.position_embedding.weight": (positions, TOWER_HIDDEN),
+        TOWER + "embeddings.class_embedding": (sizes.tower_hidden,),
+        TOWER + "embeddings.patch_embedding.weight": (sizes.tower_hidden, 3, sizes.patch, sizes.patch),
+        TOWER + "embeddings.position_embedding.weight": (positions, sizes.tower_hidden),
     }
-    for index in range(TOWER_LAYERS):
+    for index in range(sizes.tower_layers):
         layer = f"{TOWER}encoder.layers.{index}."
         for name in ("q", "k", "v", "out"):
-            shapes[layer + f"self_attn.{name}_proj.weight"] = (TOWER_HIDDEN, TOWER_HIDDEN)
-            shapes[layer + f"self_attn.{name}_proj.bias"] = (TOWER_HIDDEN,)
-        shapes[layer + "mlp.fc1.weight"], shapes[layer + "mlp.fc1.bias"] = (24, TOWER_HIDDEN), (24,)
-        shapes[layer + "mlp.fc2.weight"], shapes[layer + "mlp.fc2.bias"] = (TOWER_HIDDEN, 24), (TOWER_HIDDEN,)
+            shapes[layer + f"self_attn.{name}_proj.weight"] = (sizes.tower_hidden, sizes.tower_hidden)
+            shapes[layer + f"self_attn.{name}_proj.bias"] = (sizes.tower_hidden,)
+        shapes[layer + "mlp.fc1.weight"] = (sizes.tower_inner, sizes.tower_hidden)
+        shapes[layer + "mlp.fc1.bias"] = (sizes.tower_inner,)
+        shapes[layer + "mlp.fc2.weight"] = (sizes.tower_hidden, sizes.tower_inner)
+        shapes[layer + "mlp.fc2.bias"] = (sizes.tower_hidden,)
         for name in ("layer_norm1", "layer_norm2"):
-            shapes[layer + name + ".weight"] = shapes[layer + name + ".bias"] = (TOWER_HIDDEN,)
+            shapes[layer + name + ".weight"] = shapes[layer + name + ".bias"] = (sizes.tower_hidden,)
     for name in ("pre_layrnorm", "post_layernorm"):
-        shapes[TOWER + name + ".weight"] = shapes[TOWER + name + ".bias"] = (TOWER_HIDDEN,)
+        shapes[TOWER + name + ".weight"] = shapes[TOWER + name + ".bias"] = (sizes.tower_hidden,)
     return shapes
+
+
+def write_weights(folder: Path, tensors: dict[str, np.ndarray[Any, np.dtype[Any]]], *, shards: int = 1) -> None:
+    """Write tensors as one file or as several with an index."""
+    names = sorted(tensors)
+    if shards == 1:
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        return
+    weight_map: dict[str, str] = {}
+    for number in range(shards):
+        file = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
+        part = {name: tensors[name] for name in names[number::shards]}
+        save_file(part, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(part, file)
+    write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
+
+
+def write_config(folder: Path, family: str, rows: int, sizes: Sizes = SMALL, **values: Any) -> None:
+    """Write config.json with the keys of LLMGA.md §1.2, and the tower's; `values` come on top."""
+    write_json(
+        folder / "config.json",
+        {
+            "architectures": ["LlavaForCausalLM"],
+            "hidden_act": "silu",
+            "hidden_size": sizes.hidden,
+            "intermediate_size": sizes.inner,
+            "max_position_embeddings": 2_048,
+            "mm_hidden_size": sizes.tower_hidden,
+            "mm_projector_type": "mlp2x_gelu",
+            "mm_use_im_patch_token": False,
+            "mm_use_im_start_end": False,
+            "mm_vision_select_feature": "patch",
+            "mm_vision_select_layer": -2,
+            "mm_vision_tower": "tower",
+            "model_type": MODEL_TYPES[family],
+            "num_attention_heads": sizes.heads,
+            "num_hidden_layers": sizes.layers,
+            "num_key_value_heads": sizes.kv_heads,
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": family in TIED,
+            "tokenizer_model_max_length": 2_048,
+            "torch_dtype": "float16",
+            "use_mm_proj": True,
+            "vocab_size": rows,
+            **values,
+        },
+    )
+    write_json(
+        folder / "tower" / "config.json",
+        {
+            "hidden_size": sizes.tower_hidden,
+            "image_size": sizes.side,
+            "intermediate_size": sizes.tower_inner,
+            "num_attention_heads": 2,
+            "num_hidden_layers": sizes.tower_layers,
+            "patch_size": sizes.patch,
+        },
+    )
 
 
 def write_published(folder: Path, family: str = "qwen2", *, shards: int = 1) -> Path:
@@ -92,55 +173,8 @@ def write_published(folder: Path, family: str = "qwen2", *, shards: int = 1) -> 
     rows = len(tokens) + (5 if family in {"qwen2", "phi3"} else 0)
     rng = np.random.default_rng(0)
     tensors = {name: rng.standard_normal(shape).astype(np.float16) for name, shape in tensors_of(family, rows).items()}
-    names = sorted(tensors)
-    if shards == 1:
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    else:
-        weight_map: dict[str, str] = {}
-        for number in range(shards):
-            file = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
-            part = {name: tensors[name] for name in names[number::shards]}
-            save_file(part, folder / file, metadata={"format": "pt"})
-            weight_map |= dict.fromkeys(part, file)
-        write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
-    write_json(
-        folder / "config.json",
-        {
-            "architectures": ["LlavaForCausalLM"],
-            "hidden_act": "silu",
-            "hidden_size": HIDDEN,
-            "intermediate_size": INNER,
-            "max_position_embeddings": 2_048,
-            "mm_hidden_size": TOWER_HIDDEN,
-            "mm_projector_type": "mlp2x_gelu",
-            "mm_use_im_patch_token": False,
-            "mm_use_im_start_end": False,
-            "mm_vision_select_feature": "patch",
-            "mm_vision_select_layer": -2,
-            "mm_vision_tower": "tower",
-            "model_type": MODEL_TYPES[family],
-            "num_attention_heads": HEADS,
-            "num_hidden_layers": LAYERS,
-            "num_key_value_heads": KV_HEADS,
-            "rms_norm_eps": 1e-6,
-            "tie_word_embeddings": family in TIED,
-            "tokenizer_model_max_length": 2_048,
-            "torch_dtype": "float16",
-            "use_mm_proj": True,
-            "vocab_size": rows,
-        },
-    )
-    write_json(
-        folder / "tower" / "config.json",
-        {
-            "hidden_size": TOWER_HIDDEN,
-            "image_size": SIDE,
-            "intermediate_size": 24,
-            "num_attention_heads": 2,
-            "num_hidden_layers": TOWER_LAYERS,
-            "patch_size": PATCH,
-        },
-    )
+    write_weights(folder, tensors, shards=shards)
+    write_config(folder, family, rows)
     added = [{"id": index, "content": token, "special": True} for index, token in enumerate(SPECIAL[family])]
     write_json(
         folder / "tokenizer.json",

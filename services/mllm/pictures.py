@@ -1,0 +1,73 @@
+"""Pictures as the language model sees them: squared, with what is to be painted in black.
+
+LLMGA stretches a picture to a square of its longer side before CLIP's own steps (LLMGA.md §4), so that the
+center crop that follows takes nothing away. CLIP's steps are the server's, by the checkpoint's
+`preprocessor_config.json`.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+
+MASKED_FROM = 125  # LLMGA.md §4: from this value on, a mask asks for the pixel to be painted
+MASKED = 255
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What the language model sees.
+
+    pixels: uint8 (side, side, 3), sRGB.
+    key: a name for exactly these pixels, under which the server keeps what it has computed for them.
+    """
+
+    pixels: Pixels
+    key: str
+
+
+def picture_of(pixels: Pixels, *, mask: Pixels | None = None) -> Picture:
+    """Return an sRGB picture as the language model is to see it.
+
+    pixels: uint8 (h, w, 3); mask: uint8 (h, w), where values from 125 on are blackened.
+
+    Raises:
+        ValueError: the shapes or types are others.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise ValueError("pixels must be uint8 (h, w, 3)")
+    if mask is not None:
+        if mask.dtype != np.uint8 or mask.shape != pixels.shape[:2]:
+            raise ValueError("the mask must be uint8 and as high and wide as the picture")
+        pixels = np.where((mask >= MASKED_FROM)[..., None], np.uint8(0), pixels)
+    height, width = pixels.shape[:2]
+    side = max(height, width)
+    if height != width:
+        image = Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS)
+        pixels = np.asarray(image, dtype=np.uint8)
+    pixels = np.ascontiguousarray(pixels)
+    # A square's side follows from the number of its bytes, so these alone name it.
+    return Picture(pixels, hashlib.sha256(pixels.data).hexdigest())
+
+
+def extended(pixels: Pixels, *, left: int, top: int, right: int, bottom: int) -> tuple[Pixels, Pixels]:
+    """Return a picture on a larger canvas, and the mask of what there is to be painted.
+
+    Lengths in pixels; canvas: uint8 (top + h + bottom, left + w + right, 3), black around the picture; mask:
+    uint8 of the same height and width, 0 where the picture is and 255 around it.
+
+    Raises:
+        ValueError: a length is negative.
+    """
+    if min(left, top, right, bottom) < 0:
+        raise ValueError("a canvas cannot be extended by a negative length")
+    height, width = pixels.shape[:2]
+    canvas = np.zeros((top + height + bottom, left + width + right, 3), np.uint8)
+    canvas[top : top + height, left : left + width] = pixels
+    mask = np.full(canvas.shape[:2], MASKED, np.uint8)
+    mask[top : top + height, left : left + width] = 0
+    return canvas, mask

@@ -87,7 +87,10 @@ def parser() -> argparse.ArgumentParser:
         return command
 
     generate = add("generate", _generate, "make pictures from an instruction, and show how it goes")
-    generate.add_argument("instruction", help="what you want, in your own words; English or Chinese")
+    generate.add_argument(
+        "instruction", nargs="?", default="", help="what you want, in your own words; English or Chinese"
+    )
+    generate.add_argument("--image", type=Path, metavar="FILE", help="a picture to make a similar one of")
     generate.add_argument("--size", metavar="WxH", help="in pixels (default: the model's own)")
     generate.add_argument("--seed", type=int, help="for the same picture again (default: random)")
     generate.add_argument("--steps", type=int, help="inference steps (default: the model's own)")
@@ -95,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--model", help="diffusion model by name")
     generate.add_argument("--negative", metavar="TEXT", help="what should not be in the picture")
     mode = generate.add_mutually_exclusive_group()
+    mode.add_argument("--task", choices=("text_to_image", "similar"), help="default: similar with --image")
     mode.add_argument("--prompt-only", action="store_true", help="write the generation prompt and stop there")
     mode.add_argument("--verbatim", action="store_true", help="render the instruction as it is, without the MLLM")
     generate.add_argument("--output", type=Path, metavar="FILE", help="where to save; .png, .jpg or .webp")
@@ -161,9 +165,11 @@ def _generate(options: argparse.Namespace) -> int:
     from shared.contracts import GenerationRequest
 
     try:
+        picture = options.image.read_bytes() if options.image else None
         wishes = {
-            "task": "prompt" if options.prompt_only else None,
-            "instruction": options.instruction,
+            "task": "prompt" if options.prompt_only else options.task or ("similar" if options.image else None),
+            "image": str(options.image) if options.image else None,  # its id, when it is uploaded
+            "instruction": options.instruction or None,
             "prompt_mode": "verbatim" if options.verbatim else None,
             "size": options.size,
             "seed": options.seed,
@@ -181,10 +187,15 @@ def _generate(options: argparse.Namespace) -> int:
             text.replace("Value error, ", ""), "Correct the command line; `llmga generate --help` lists the options."
         )
         return BAD_USAGE
+    except OSError as error:
+        complain(f"{options.image} cannot be read: {os.strerror(error.errno or 0)}", "Name a picture that is there.")
+        return BAD_USAGE
     except ValueError as error:
         complain(str(error), "Choose another file name.")
         return BAD_USAGE
     with _client(options) as client:
+        if picture is not None:
+            request = request.model_copy(update={"image": client.upload(picture).id})
         outcome = generate(client, request, open_view(sys.stderr), output=options.output)
     return _report(outcome, as_json=options.json)
 

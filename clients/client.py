@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from clients.errors import ServerProblem, UnexpectedAnswer, Unreachable
 from clients.sse import messages
-from shared.contracts import TERMINAL, Event, GenerationRequest, Job, Problem
+from shared.contracts import TERMINAL, Event, GenerationRequest, Job, Problem, UploadedImage
 
 TIMEOUT_S = 30.0
 STREAM_SILENCE_S = 60.0  # the gateway sends a comment every 15 s; four missed ones are a dead connection
@@ -76,6 +76,19 @@ class Client:
     def image(self, image_id: str) -> bytes:
         """Return a picture's file."""
         return self._request("GET", f"/v1/images/{image_id}").content
+
+    def upload(self, data: bytes) -> UploadedImage:
+        """Keep a picture (a PNG, JPEG or WebP file) on the server, so that requests can name it by its id.
+
+        Raises:
+            ServerProblem: it is no picture, or too large.
+        """
+        headers = {"Content-Type": "application/octet-stream"}
+        response = self._request("POST", "/v1/images", content=data, headers=headers)
+        try:
+            return UploadedImage.model_validate(self._json(response))
+        except ValidationError as error:
+            raise UnexpectedAnswer(self.url, response.status_code) from error
 
     def models(self) -> list[dict[str, Any]]:
         """Return the models that are served now, as `GET /v1/models` lists them."""

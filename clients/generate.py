@@ -84,9 +84,13 @@ def report(outcome: Outcome) -> None:
     for path in outcome.files:
         print(path)
     if job.status is JobStatus.SUCCEEDED and not outcome.files and job.prompt is not None:
-        print(job.prompt.text)
+        for text in [job.prompt.text, *(job.prompt.more or [])]:
+            print(text)
     if job.status is JobStatus.SUCCEEDED and outcome.files:
         print(f"seed {job.request.seed}, model {job.request.model}, {_seconds(job)}", file=sys.stderr)
+        if job.prompt is not None and job.prompt.truncated_tokens:
+            lost, tokens = job.prompt.truncated_tokens, job.prompt.prompt_tokens
+            print(f"the prompt was too long: the last {lost} of its {tokens} tokens had no effect", file=sys.stderr)
 
 
 def _seconds(job: Job) -> str:

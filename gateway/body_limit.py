@@ -48,6 +48,7 @@ class BodyLimit:
             if not message.get("more_body", False):
                 break
         body: Message | None = {"type": "http.request", "body": b"".join(chunks), "more_body": False}
+        del chunks, chunk, message  # the body is the app's now, which may let it go long before its answer ends
 
         async def receive_body_then_rest() -> Message:
             nonlocal body

@@ -43,7 +43,8 @@ async def read_model(request: Request, model: type[Model]) -> tuple[Model, str]:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaType("The body must be JSON and be declared as such.")
-    body = await request.body()
+    # Not `request.body()`, which would keep it for as long as the answer lasts.
+    body = b"".join([chunk async for chunk in request.stream()])
     if len(body) < THREAD_FROM_BYTES:
         return _model_of(body, model)
     return await asyncio.to_thread(_model_of, body, model)

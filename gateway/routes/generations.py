@@ -39,11 +39,10 @@ router = APIRouter(tags=["generations"])
 async def create_generation(request: Request) -> Response:
     """Submit a request."""
     backend = answering_backend_of(request)
-    wanted, body_hash = await read_model(request, GenerationRequest)
     key = negotiation.idempotency_key(request.headers.get("idempotency-key"))
     accept = negotiation.best_media_type(request.headers.get("accept"), ("application/json", sse.MEDIA_TYPE))
     wait_s = negotiation.preferred_wait_s(request.headers.getlist("prefer"), backend.settings.gateway.max_wait_s)
-    resolved = await _with_kept_image(await _resolve(wanted, backend), backend)
+    resolved, body_hash = await _understand(request, backend)
     job_id = f"job_{secrets.token_hex(16)}"
 
     async def submit() -> tuple[Submitted, dict[str, str]]:
@@ -58,7 +57,7 @@ async def create_generation(request: Request) -> Response:
                 idempotency_key=key,
             )
             if submitted.created:
-                _log.info("job accepted", extra={"instruction": wanted.instruction})
+                _log.info("job accepted", extra={"instruction": resolved.request.instruction})
         headers = {"Location": links(submitted.job.id)["self"]}
         if not submitted.created:
             headers["Idempotency-Replayed"] = "true"
@@ -79,20 +78,22 @@ async def create_generation(request: Request) -> Response:
         return await _wait(request, backend, submitted, headers, watch, wait_s, is_awaited)
 
 
+async def _understand(request: Request, backend: Backend) -> tuple[Resolved, str]:
+    """Return the request, complete, and the hash of its body; a picture in it is kept, and let go of here."""
+    wanted, body_hash = await read_model(request, GenerationRequest)
+    resolved = await _resolve(wanted, backend)
+    if wanted.image is not None:
+        image_id = await backend.pictures.id_of(wanted.image, tenant=DEFAULT_TENANT)
+        resolved = replace(resolved, request=resolved.request.model_copy(update={"image": image_id}))
+    return resolved, body_hash
+
+
 async def _resolve(wanted: GenerationRequest, backend: Backend) -> Resolved:
     seed = secrets.randbelow(SEEDS)
     try:
         return resolve(wanted, backend.fleet.view.offers, seed=seed)
     except (NoWorker, ModelNotServed):  # a worker may have come since the last look
         return resolve(wanted, await backend.fleet.look_again(), seed=seed)
-
-
-async def _with_kept_image(resolved: Resolved, backend: Backend) -> Resolved:
-    """Let the request name its picture by the id of a kept one, so that the job's record stays small."""
-    if resolved.request.image is None:
-        return resolved
-    image_id = await backend.pictures.id_of(resolved.request.image, tenant=DEFAULT_TENANT)
-    return replace(resolved, request=resolved.request.model_copy(update={"image": image_id}))
 
 
 def _stream(backend: Backend, submitted: Submitted, headers: dict[str, str], is_awaited: bool) -> Response:

@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from clients import cli
+from clients.generate import Outcome, report
+from gateway import examples
 from shared.contracts import Job, JobStatus
 from tests.gateway.conftest import House, until
+from tests.gateway.pictures import file_of, pixels_of
 
 ESCAPE = "\x1b"
 
@@ -102,6 +105,40 @@ async def test_prompt_only_writes_the_prompt_to_standard_output(house: House, tm
     assert list(tmp_path.glob("*.*")) == []
 
 
+async def test_a_picture_is_uploaded_and_a_similar_one_made(house: House, tmp_path: Path) -> None:
+    (tmp_path / "source.webp").write_bytes(file_of(pixels_of(), "WEBP"))
+    arguments = ["generate", "--image", "source.webp", "--output", "s.png", "--json", "--url", house.url]
+    status, out, _ = await llmga(tmp_path, *arguments)
+    assert status == 0
+    request = Job.model_validate_json(out).request
+    assert (request.task, request.instruction) == ("similar", "")
+    assert request.image is not None
+    assert (await house.http.get(f"/v1/images/{request.image}")).status_code == 200
+    assert (tmp_path / "s.png").exists()
+
+
+async def test_a_prompt_can_be_written_of_a_picture(house: House, tmp_path: Path) -> None:
+    (tmp_path / "source.png").write_bytes(file_of(pixels_of()))
+    arguments = ["generate", "at night", "--image", "source.png", "--prompt-only", "--url", house.url]
+    status, out, _ = await llmga(tmp_path, *arguments)
+    assert (status, out) == (0, "a picture of (at night)\n")
+
+
+def test_all_prompts_of_a_story_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    prompt = {"text": "a fox", "source": "mllm", "more": ["a hen"]}
+    job = {**examples.SUCCEEDED_JOB, "images": [], "prompt": prompt}
+    report(Outcome(Job.model_validate(job), []))
+    assert capsys.readouterr().out == "a fox\na hen\n"
+
+
+def test_what_did_not_fit_the_text_encoder_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    prompt = {**examples.SUCCEEDED_JOB["prompt"], "prompt_tokens": 240, "truncated_tokens": 15}
+    report(Outcome(Job.model_validate({**examples.SUCCEEDED_JOB, "prompt": prompt}), [Path("a.png")]))
+    assert "the last 15 of its 240 tokens" in capsys.readouterr().err
+    report(Outcome(Job.model_validate(examples.SUCCEEDED_JOB), [Path("a.png")]))
+    assert "tokens" not in capsys.readouterr().err
+
+
 async def test_a_refusal_shows_the_problem_and_the_next_step(house: House, tmp_path: Path) -> None:
     status, out, err = await llmga(tmp_path, "generate", "a fox", "--model", "nobody", "--url", house.url)
     assert (status, out) == (cli.FAILED, "")
@@ -179,6 +216,8 @@ def test_no_server_is_said_with_what_to_do(tmp_path: Path, capsys: pytest.Captur
         (["--n", "0"], "n: "),
         (["--seed", "-1"], "seed: "),
         (["--output", "fox.gif"], ".png"),
+        (["--image", "not-there.png"], "not-there.png cannot be read"),
+        (["--task", "similar"], "image: "),
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_is_sent(

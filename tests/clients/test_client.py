@@ -11,7 +11,9 @@ from clients.client import Client
 from clients.errors import ServerProblem, UnexpectedAnswer, Unreachable
 from shared.contracts import Event, EventType, GenerationRequest, JobStatus
 from tests.gateway.conftest import House, until
+from tests.gateway.pictures import file_of, pixels_of
 
+PICTURE = file_of(pixels_of())
 REQUEST = GenerationRequest(instruction="a red house", seed=3, n=2)
 
 
@@ -200,3 +202,17 @@ async def test_a_stranger_behind_the_url_is_not_taken_for_the_gateway() -> None:
                 await asyncio.to_thread(client.get, "job_1")
             with pytest.raises(UnexpectedAnswer):
                 await asyncio.to_thread(client.readiness)
+
+
+async def test_an_uploaded_picture_can_be_named_in_a_request(client: Client, house: House) -> None:
+    kept = await asyncio.to_thread(client.upload, PICTURE)
+    assert (kept.width, kept.height) == (24, 16)
+    request = GenerationRequest.model_validate({"task": "similar", "image": kept.id})
+    job = await asyncio.to_thread(client.submit, request)
+    assert (await asyncio.to_thread(client.wait, job.id)).status is JobStatus.SUCCEEDED
+
+
+async def test_a_file_that_is_no_picture_is_a_problem(client: Client, house: House) -> None:
+    with pytest.raises(ServerProblem) as caught:
+        await asyncio.to_thread(client.upload, b"GIF89a")
+    assert caught.value.problem.code == "invalid_image"

@@ -77,6 +77,23 @@ def test_words_become_a_prompt_and_the_prompt_becomes_a_picture(system: System) 
         assert job.prompt.text in picture.info["llmga"]
 
 
+def test_a_picture_becomes_a_similar_one(system: System) -> None:
+    file = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").resize((96, 64)).save(file, "JPEG")
+    answer = system.http.post("/v1/images", content=file.getvalue(), headers={"Content-Type": "image/jpeg"})
+    assert answer.status_code == 201, answer.text
+    job_id = system.submit("draw it at night", task="similar", image=answer.json()["id"], seed=3, num_inference_steps=2)
+    kinds = [message.event for message in follow(system, job_id)]
+    assert kinds[-1] == "job.succeeded"
+    assert "prompt.completed" in kinds
+    job = record(system, job_id)
+    assert job.prompt is not None
+    assert (job.prompt.source, job.prompt.truncated_tokens) == ("mllm", 0)
+    assert job.prompt.prompt_tokens is not None
+    assert job.request.max_prompt_tokens == 225
+    assert len(job.images) == 1
+
+
 def test_the_same_request_gives_the_same_bytes(system: System) -> None:
     request: dict[str, Any] = {"prompt_mode": "verbatim", "seed": 11, "num_inference_steps": 4}
     ids = [system.submit(**request), system.submit(**request)]

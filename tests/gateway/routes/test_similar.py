@@ -1,7 +1,10 @@
 """Requests with a picture: however it is given, the job names it by an id that its workers can read."""
 
+import asyncio
+import gc
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -118,3 +121,38 @@ async def test_large_body_is_understood_like_a_small_one(house: House) -> None:
     job = await house.submit(task="similar", image=image)
     assert job.request.image is not None
     assert job.request.image.startswith("img_")
+
+
+async def test_client_that_follows_its_job_does_not_keep_its_picture_in_memory(house: House) -> None:
+    house.prompt.gate.clear()
+    body = json.dumps({"task": "similar", "image": base64_of(file_of(pixels_of(480, 480)))}).encode()
+    assert len(body) > 900_000
+    count = 8
+
+    async def follow(begun: asyncio.Event) -> None:
+        headers = {"Accept": "text/event-stream", "Content-Type": "application/json"}
+        async with house.http.stream("POST", "/v1/generations", content=body, headers=headers) as answer:
+            async for _ in answer.aiter_bytes():
+                begun.set()
+
+    async def hold() -> int:
+        """Return the bytes that the process has more while the clients follow."""
+        before = tracemalloc.get_traced_memory()[0]
+        begun = [asyncio.Event() for _ in range(count)]
+        following = [asyncio.create_task(follow(event)) for event in begun]
+        try:
+            for event in begun:
+                await event.wait()
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0] - before
+        finally:
+            for task in following:
+                task.cancel()
+            await asyncio.gather(*following, return_exceptions=True)
+
+    tracemalloc.start()
+    try:
+        await hold()  # what is made once is there then
+        assert await hold() < count * len(body) / 2
+    finally:
+        tracemalloc.stop()

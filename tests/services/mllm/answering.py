@@ -111,7 +111,7 @@ async def answer_all(family: dict[str, Any]) -> dict[str, Any]:
         }
 
     answers = await asyncio.gather(*(answer(number, asked) for number, asked in enumerate(family["asked"])))
-    del engine, writer
+    del engine
     return {"facts": vars(facts), "answers": answers, "took_s": round(time.monotonic() - started, 1)}
 
 

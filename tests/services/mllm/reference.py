@@ -36,7 +36,7 @@ class Reference:
     def __init__(self, folder: Path, family: str) -> None:
         self.family = family
         config = json.loads((folder / "config.json").read_text())
-        tensors = {}
+        tensors: dict[str, torch.Tensor] = {}
         for path in sorted(folder.glob("*.safetensors")):
             tensors |= {name: tensor.float() for name, tensor in load_file(path).items()}
         self.projector = {name: tensors.pop(name) for name in list(tensors) if name.startswith("model.mm_projector.")}
@@ -77,7 +77,9 @@ class Reference:
         height, width = pixels.shape[:2]
         square = Image.fromarray(pixels).resize((max(height, width),) * 2, Image.Resampling.LANCZOS)  # §4
         small = np.asarray(square.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32) / 255
-        values = torch.from_numpy((small - np.float32(MEAN)) / np.float32(STD)).permute(2, 0, 1)[None]
+        values = torch.from_numpy((small - np.array(MEAN, np.float32)) / np.array(STD, np.float32)).permute(2, 0, 1)[
+            None
+        ]
         hidden = self.tower(values, output_hidden_states=True).hidden_states[-2][0, 1:]
         first, last = (
             (self.projector[f"model.mm_projector.{n}.weight"], self.projector[f"model.mm_projector.{n}.bias"])

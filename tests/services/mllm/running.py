@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from services.mllm.ending import descendants
+from shared.artifacts import FolderStore
 
 START_S = 300.0  # half a minute on a quiet machine
 END_S = 90.0
@@ -36,6 +37,7 @@ class RunningService:
         self.status_url = f"http://127.0.0.1:{self.status_port}"
         self.namespace = namespace
         self.log = folder / "mllm.log"
+        self.artifacts = FolderStore(folder / "home" / "artifacts", retention_s=86_400)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LLMGA_")} | {
             "LLMGA_HOME": str(folder / "home"),
             "LLMGA_LOG__FORMAT": "text",

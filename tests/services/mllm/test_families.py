@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,8 +159,8 @@ def pixels() -> npt.NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, pixels: npt.NDArray[np.uint8]) -> Iterator[dict[str, Served]]:
-    """Yield all families' answers, each from vLLM over its converted checkpoint."""
+def served(tmp_path_factory: pytest.TempPathFactory, pixels: npt.NDArray[np.uint8]) -> dict[str, Served]:
+    """Return all families' answers, each from vLLM over its converted checkpoint."""
     folder = tmp_path_factory.mktemp("families")
     np.save(folder / "pixels.npy", pixels)
     tokenizers, asked = {}, {}
@@ -195,7 +194,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, pixels: npt.NDArray[np.uint
         )
     assert done.returncode == 0, (folder / "log").read_text()[-6_000:]
     answers = json.loads((folder / "answers.json").read_text())
-    yield {
+    return {
         family: Served(
             source, tokenizer, answers[family]["facts"], dict(zip(CASES, answers[family]["answers"], strict=True))
         )

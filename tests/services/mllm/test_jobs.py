@@ -4,9 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
+import numpy as np
 import pytest
 
-from shared.contracts import EventType, JobStatus, Phase, Stage
+from shared.contracts import EventType, JobStatus, OutputFormat, Phase, Stage, Task
+from shared.jobs import DEFAULT_TENANT
+from shared.media import encode_image
 from tests.services.mllm.running import RunningService
 from tests.services.mllm.submitting import Jobs, jobs_of
 from tests.valkey import Server
@@ -61,6 +64,29 @@ async def test_a_job_for_a_picture_goes_on_to_the_render_stage(jobs: Jobs) -> No
     job = await jobs.get(job_id)
     assert (job.status, job.stage) == (JobStatus.QUEUED, Stage.RENDER)
     await jobs.queue.cancel(job_id, tenant="default")
+
+
+async def test_a_job_with_a_picture_gets_a_prompt_that_depends_on_it(jobs: Jobs, service: RunningService) -> None:
+    texts = []
+    for seed in (1, 2, 1):
+        pixels = np.random.default_rng(seed).integers(0, 256, (30, 20, 3), dtype=np.uint8)
+        image = await asyncio.to_thread(
+            service.artifacts.put, encode_image(pixels, OutputFormat.PNG, {}), "image/png", tenant=DEFAULT_TENANT
+        )
+        job_id = await jobs.submit(image=image.id, seed=3)
+        assert (await jobs.events(job_id))[-1].type is EventType.SUCCEEDED
+        prompt = (await jobs.get(job_id)).prompt
+        assert prompt is not None
+        texts.append(prompt.text)
+    assert texts[0] == texts[2]
+    assert service.gauge("mm_cache_hits_total") > 0
+
+
+async def test_a_job_whose_picture_is_gone_fails_with_what_to_do(jobs: Jobs) -> None:
+    job_id = await jobs.submit(image="img_" + "0" * 40)
+    error = (await jobs.events(job_id))[-1].data["error"]
+    assert error["code"] == "gone"
+    assert "Upload" in error["next_step"]
 
 
 async def test_the_same_job_gets_the_same_prompt(jobs: Jobs) -> None:
@@ -146,4 +172,5 @@ async def test_the_worker_announces_what_it_serves(jobs: Jobs) -> None:
     assert (worker.stage, worker.phase) == (Stage.PROMPT, Phase.READY)
     (model,) = worker.models
     assert (model.name, model.kind, model.default) == ("mini", "qwen2", True)
+    assert model.tasks == [Task.TEXT_TO_IMAGE, Task.SIMILAR, Task.PROMPT]
     assert worker.free > 0

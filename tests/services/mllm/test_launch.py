@@ -26,6 +26,9 @@ FACTS = Facts(
     dropped={},
     scaled=[],
     ignored_files=[],
+    ignored_settings=[],
+    tokenizer="tokenizer.json",
+    space_before=[],
 )
 
 

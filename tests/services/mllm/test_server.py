@@ -91,6 +91,7 @@ def test_json_answer_names_the_model_and_how_it_came_about(service: RunningServi
     assert "picture" in prompt["text"]
     assert not set(prompt["text"]) & set("<>")
     assert "token_ids" not in response.json()
+    assert response.json()["prompts"] == [prompt]
 
 
 def test_the_same_seed_gives_the_same_prompt_and_another_seed_another(service: RunningService) -> None:
@@ -143,7 +144,8 @@ def test_an_answer_cut_by_its_length_says_so(service: RunningService) -> None:
         (b'{"instruction": "draw", "top_p": 0}', 422, "invalid_request"),
         (b'{"instruction": "draw", "logprobs": 1000}', 422, "invalid_request"),
         (b'{"instruction": "draw", "seed": -1}', 422, "invalid_request"),
-        (b'{"instruction": "' + b"a" * 200_000 + b'"}', 413, "body_too_large"),
+        (b'{"instruction": "' + b"a" * 200_000 + b'"}', 422, "invalid_request"),
+        (b'{"instruction": "a", "image": "' + b"A" * 34_000_000 + b'"}', 413, "body_too_large"),
     ],
 )
 def test_bad_bodies_are_problems_and_never_a_library_s_text(
@@ -170,7 +172,7 @@ def test_a_body_of_another_type_is_refused(service: RunningService) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/completions", "/v1/chat/completions", "/tokenize", "/openapi.json", "/docs", "/invocations"]
+    "path", ["/v1/completions", "/v1/responses", "/tokenize", "/openapi.json", "/docs", "/invocations"]
 )
 def test_other_ways_into_the_engine_are_closed(service: RunningService, path: str) -> None:
     assert httpx.post(service.url + path, json={}, timeout=60).status_code == 404

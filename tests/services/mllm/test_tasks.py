@@ -5,6 +5,7 @@ from contextlib import aclosing
 
 import numpy as np
 import pytest
+from tokenizers import decoders, pre_tokenizers
 
 from services.mllm.conversation import Turn
 from services.mllm.instructions import SOURCE_CAPTION, Writing
@@ -15,6 +16,8 @@ from shared.contracts import GenerationRequest, Task
 from shared.errors import PromptEmpty
 from tests.services.mllm.test_writing import ScriptedEngine, writer
 
+ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())  # the vocabulary of `writer`
+IMAGE = 999  # and the id that stands for its pictures
 PICTURE = picture_of(np.zeros((4, 4, 3), np.uint8))
 
 
@@ -30,9 +33,7 @@ class Dialog(ScriptedEngine):
     async def generate(
         self, token_ids: list[int], sampling: Sampling, *, picture: Picture | None, request_id: str, priority: int
     ) -> AsyncGenerator[Piece, None]:
-        tokenizer = writer(self)._builder._tokenizer
-        text = tokenizer.decode([id for id in token_ids if id != 999])  # type: ignore[attr-defined]  # beyond the protocol
-        self.shown.append(text)
+        self.shown.append(decoders.ByteLevel().decode([ALPHABET[token] for token in token_ids if token != IMAGE]))
         self.pictures.append(picture)
         self.asked.append(sampling)
         self.closed = False

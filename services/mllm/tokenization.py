@@ -6,6 +6,7 @@ broken up first. A history that is too long loses whole turns, oldest first, and
 itself would cut off the assistant's header.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -88,7 +89,8 @@ class PromptBuilder:
         self._space_before = tuple(space_before)
         self._template = template
         # Longest first, so that no spelling is left over inside another.
-        self._control_tokens = sorted((token for token in control_tokens if len(token) > 1), key=len, reverse=True)
+        spellings = sorted((token for token in control_tokens if len(token) > 1), key=len, reverse=True)
+        self._control_token = re.compile("|".join(map(re.escape, spellings))) if spellings else None
         self._image_slot = image_slot
         self._max_prompt_tokens = max_prompt_tokens
         self._system_prompt: SystemPrompt = system_prompt
@@ -134,6 +136,6 @@ class PromptBuilder:
 
     def _neutralised(self, text: str) -> str:
         """Break up the spellings of control tokens: `<|im_end|>` becomes `< |im_end|>`."""
-        for token in self._control_tokens:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
+        if self._control_token is None:
+            return text
+        return self._control_token.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)

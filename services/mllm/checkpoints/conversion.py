@@ -32,6 +32,7 @@ from services.mllm.conversation import TEMPLATES
 
 FACTS = "llmga.json"
 IMAGE_TOKEN = "<image>"
+SPARE_TOKEN = "<|spare_row_{}|>"
 
 Progress = Callable[[str], None]
 
@@ -272,10 +273,15 @@ def _generation_config(published: Published) -> dict[str, Any]:
 
 
 def _write_tokenizer(published: Published, folder: Path, added: tuple[str, int] | None) -> None:
-    tokenizer = dict(published.vocabulary.content)
-    if added is not None:
-        token, token_id = added
-        tokenizer["added_tokens"] = [*tokenizer.get("added_tokens", []), Added(token, token_id).as_json()]
+    tokenizer, tokens = published.vocabulary.content, published.vocabulary.tokens
+    more = [Added(*added)] if added is not None else []
+    # Servers fail on ids without a name, which the padding rows of Qwen2 and Phi-3 would be.
+    named = {*tokens.values(), *(token.token_id for token in more)}
+    more += [Added(SPARE_TOKEN.format(row), row) for row in range(published.config["vocab_size"]) if row not in named]
+    tokenizer = {**tokenizer, "added_tokens": [*tokenizer.get("added_tokens", []), *(t.as_json() for t in more)]}
+    if isinstance(tokenizer["model"]["vocab"], dict):  # there, a new token has the id that it is given
+        vocabulary = tokenizer["model"]["vocab"] | {token.content: token.token_id for token in more}
+        tokenizer["model"] = {**tokenizer["model"], "vocab": vocabulary}
     _write_json(folder / "tokenizer.json", tokenizer)
     _write_json(
         folder / "tokenizer_config.json",

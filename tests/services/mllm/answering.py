@@ -49,14 +49,20 @@ class InProcess:
         finished = False
         while not finished:
             output = await self._outputs[request_id].get()
+            if isinstance(output, Exception):
+                raise output
             finished = output.finished
             yield output
 
     async def _step(self) -> None:
-        while self._engine.has_unfinished_requests():
-            for output in self._engine.step():
-                self._outputs[output.request_id].put_nowait(output)
-            await asyncio.sleep(0)
+        try:
+            while self._engine.has_unfinished_requests():
+                for output in self._engine.step():
+                    self._outputs[output.request_id].put_nowait(output)
+                await asyncio.sleep(0)
+        except Exception as error:  # nobody awaits this task: who waits for outputs must hear of it
+            for queue in self._outputs.values():
+                queue.put_nowait(error)
 
 
 async def answer_all(family: dict[str, Any]) -> dict[str, Any]:

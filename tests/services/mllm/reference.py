@@ -80,7 +80,7 @@ class Reference:
         values = torch.from_numpy((small - np.array(MEAN, np.float32)) / np.array(STD, np.float32)).permute(2, 0, 1)[
             None
         ]
-        hidden = self.tower(values, output_hidden_states=True).hidden_states[-2][0, 1:]
+        hidden = self.tower(values.permute(2, 0, 1)[None], output_hidden_states=True).hidden_states[-2][0, 1:]
         first, last = (
             (self.projector[f"model.mm_projector.{n}.weight"], self.projector[f"model.mm_projector.{n}.bias"])
             for n in (0, 2)

@@ -1,5 +1,6 @@
 """vLLM as the engine: token ids in, pieces of text out. One of the few files that touch vLLM."""
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -38,7 +39,7 @@ class VLLMEngine:
 
     def __init__(self, client: EngineClient, facts: Facts) -> None:
         self._client = client
-        self._image_token_id = facts.image_token_id
+        self._image_token_id, self._image_side = facts.image_token_id, facts.image_size_px
         # top_k, top_p and the like of the checkpoint's generation_config.json
         self._defaults: dict[str, Any] = client.model_config.get_diff_sampling_param()
 
@@ -82,7 +83,7 @@ class VLLMEngine:
         )
         asked = TokensPrompt(prompt_token_ids=token_ids)
         if picture is not None:
-            asked["multi_modal_data"] = {"image": Image.fromarray(picture.pixels)}
+            asked["multi_modal_data"] = {"image": await asyncio.to_thread(_shrunk, picture, self._image_side)}
             # vLLM keeps what it has computed for a picture under this name.
             asked["multi_modal_uuids"] = {"image": [picture.key]}
         (prompt,) = await self._client.renderer.render_cmpl_async([asked])
@@ -102,6 +103,15 @@ class VLLMEngine:
                     )
         except EngineDeadError as error:
             raise EngineDied("The language model stopped.") from error
+
+
+def _shrunk(picture: Picture, side: int) -> Image.Image:
+    """Return a picture at the size that the tower sees.
+
+    The first of CLIP's steps, done as in training: today's image processors shrink by another library, whose
+    values differ by up to one, and so does what the model answers.
+    """
+    return Image.fromarray(picture.pixels).resize((side, side), Image.Resampling.BICUBIC)
 
 
 def prompt_writer(client: EngineClient, facts: Facts, settings: MLLMSettings, *, model: str) -> PromptWriter:

@@ -64,7 +64,9 @@ class Client:
 
     async def act(self, http: httpx.AsyncClient) -> None:
         """Submit, follow, and do what is to be done."""
-        answer = await http.post("/v1/generations", json=self.body)
+        while (answer := await http.post("/v1/generations", json=self.body)).status_code == 503:
+            # No worker is there, or not yet again: nothing was accepted.
+            await asyncio.sleep(float(answer.headers["Retry-After"]))
         assert answer.status_code == 202, answer.text
         self.job_id = answer.json()["id"]
         if self.conduct == "cancels" and self.at_event == 0:
@@ -158,38 +160,34 @@ async def gauges(url: str) -> tuple[float, float]:
     return running, waiting
 
 
-async def kill_in_the_middle(system: System, part: str, clients: list[Client], http: httpx.AsyncClient) -> None:
-    """Kill the engine core or the server while it writes for some of the clients."""
+async def killed_in_the_middle(system: System, part: str, clients: list[Client]) -> None:
+    """Kill the engine core or the server while it writes for some of the clients; return when it starts again."""
     server = system.pid("mllm")
     victim = engine_core(server) if part == "engine core" else server
-    async with asyncio.timeout(PATIENCE_S):
-        while sum("prompt.delta" in client.seen for client in clients) < 5:
-            await asyncio.sleep(0.01)
+    while sum("prompt.delta" in client.seen for client in clients) < 5:
+        await asyncio.sleep(0.01)
     os.kill(victim, signal.SIGKILL)
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            mllm = system.run.services.get("mllm")
-            if mllm is not None and mllm.pid != server:
-                return
-            await asyncio.sleep(0.1)
+    while (mllm := system.run.services.get("mllm")) is None or mllm.pid == server:
+        await asyncio.sleep(0.1)
 
 
 async def test_every_job_ends_as_asked_among_cancels_departures_and_kills(system: System) -> None:
     rng = random.Random(SEED)
     waves = [[Client.drawn(rng) for _ in range(count)] for count in WAVES]
-    everyone = [client for wave in waves for client in wave]
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=system.run.url, timeout=PATIENCE_S, limits=limits, trust_env=False) as http:
-        acting: list[asyncio.Task[None]] = []
-        for wave, part in zip(waves, ("engine core", "server", None), strict=True):
-            acting += [asyncio.create_task(client.act(http)) for client in wave]
-            if part is not None:
-                await kill_in_the_middle(system, part, wave, http)
-        # The last wave meets a service that still starts; when it answers, some do so beside the queue.
-        await asyncio.to_thread(system.wait_until_ready)
-        url = vllm_url(system.pid("mllm"))
-        await asyncio.gather(*acting, *(left_in_the_middle(url, seed) for seed in range(DIRECT)))
-        jobs = [await check(client, http) for client in everyone]
+        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as acting:
+            for wave, part in zip(waves, ("engine core", "server", None), strict=True):
+                for client in wave:
+                    acting.create_task(client.act(http))
+                if part is not None:
+                    await killed_in_the_middle(system, part, wave)
+            # The last wave has met a service that still starts; when it is up, some ask it beside the queue.
+            await asyncio.to_thread(system.wait_until_ready)
+            url = vllm_url(system.pid("mllm"))
+            for seed in range(DIRECT):
+                acting.create_task(left_in_the_middle(url, seed))
+        jobs = [await check(client, http) for wave in waves for client in wave]
     canceled = [job for job in jobs if job.status is JobStatus.CANCELED]
     # The test has tested something: cancels came in time, and both kills met running jobs.
     assert len(canceled) >= 10

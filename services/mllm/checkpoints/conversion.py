@@ -278,9 +278,10 @@ def _write_tokenizer(published: Published, folder: Path, added: tuple[str, int] 
     # Servers fail on ids without a name, which the padding rows of Qwen2 and Phi-3 would be.
     named = {*tokens.values(), *(token.token_id for token in more)}
     more += [Added(SPARE_TOKEN.format(row), row) for row in range(published.config["vocab_size"]) if row not in named]
-    tokenizer = {**tokenizer, "added_tokens": [*tokenizer.get("added_tokens", []), *(t.as_json() for t in more)]}
-    if isinstance(tokenizer["model"]["vocab"], dict):  # there, a new token has the id that it is given
-        vocabulary = tokenizer["model"]["vocab"] | {token.content: token.token_id for token in more}
+    added_tokens = [*tokenizer.get("added_tokens", []), *(token.as_json() for token in more)]
+    tokenizer = {**tokenizer, "added_tokens": added_tokens}
+    if isinstance(tokenizer["model"]["vocab"], dict):  # those in there keep their ids, others are given the next one
+        vocabulary = tokenizer["model"]["vocab"] | {token["content"]: token["id"] for token in added_tokens}
         tokenizer["model"] = {**tokenizer["model"], "vocab": vocabulary}
     _write_json(folder / "tokenizer.json", tokenizer)
     _write_json(

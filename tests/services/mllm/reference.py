@@ -77,9 +77,7 @@ class Reference:
         height, width = pixels.shape[:2]
         square = Image.fromarray(pixels).resize((max(height, width),) * 2, Image.Resampling.LANCZOS)  # §4
         small = np.asarray(square.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32) / 255
-        values = torch.from_numpy((small - np.array(MEAN, np.float32)) / np.array(STD, np.float32)).permute(2, 0, 1)[
-            None
-        ]
+        values = (torch.from_numpy(small) - torch.tensor(MEAN)) / torch.tensor(STD)
         hidden = self.tower(values.permute(2, 0, 1)[None], output_hidden_states=True).hidden_states[-2][0, 1:]
         first, last = (
             (self.projector[f"model.mm_projector.{n}.weight"], self.projector[f"model.mm_projector.{n}.bias"])

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 FAMILIES = sorted(MODEL_TYPES)
 ANSWER_S = 400.0  # about 10 s a family on a quiet machine
-WORST = 1e-3
+WORST = 1e-4  # 1e-5 is usual; shrinking pictures by another library gives 1e-3
 
 # What is particular to the family beside its tensors: LLMGA.md §1.1.
 SETTINGS: dict[str, dict[str, Any]] = {

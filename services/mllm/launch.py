@@ -82,14 +82,20 @@ def vllm_arguments(settings: Settings, options: Options, prepared: Prepared, *, 
     if options.is_quantised_on_load:
         arguments += _quantised_on_load(options.quantization)
     if options.device_kind == "cpu":
-        # A seeded request whose prompt is computed in two steps ends the engine: vLLM rewinds the generator
-        # then, which those of torch's CPU device do not offer. Whole prompts need a budget that holds the
-        # longest.
-        arguments += [
-            "--no-enable-chunked-prefill",
-            f"--max-num-batched-tokens={max(options.max_model_len, CPU_BATCHED_TOKENS)}",
-        ]
+        budget = cpu_batched_tokens(options.max_model_len, options.max_concurrency, prepared.facts.image_tokens)
+        arguments += ["--no-enable-chunked-prefill", f"--max-num-batched-tokens={budget}"]
     return arguments
+
+
+def cpu_batched_tokens(max_model_len: int, max_concurrency: int, image_tokens: int) -> int:
+    """Return how many tokens of prompts vLLM may compute in one step on a CPU.
+
+    A seeded request whose prompt is computed in two steps ends the engine: vLLM rewinds the generator then, which
+    those of torch's CPU device do not offer. Whole prompts need a budget that holds the longest. The tower has the
+    same budget, and a picture that finds it spent lets its prompt be cut before the picture: so it also holds the
+    pictures of all requests that can run.
+    """
+    return max(max_model_len, CPU_BATCHED_TOKENS, max_concurrency * image_tokens)
 
 
 def _quantised_on_load(quantization: str | None) -> list[str]:

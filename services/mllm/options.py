@@ -199,7 +199,10 @@ def _device_problems(settings: Settings, config: Mapping[str, Any], options: Opt
 
 def _length_problems(settings: Settings, config: Mapping[str, Any], facts: Facts) -> Iterator[str]:
     mllm = settings.mllm
-    longest = config["text_config"].get("max_position_embeddings")
+    text = config["text_config"]
+    # Phi-3 has other positions for longer contexts; vLLM takes those for short conversations too, and they would
+    # be answered in another way than in training.
+    longest = text.get("original_max_position_embeddings") or text.get("max_position_embeddings")
     if isinstance(longest, int) and mllm.max_model_len > longest:
         yield f"LLMGA_MLLM__MAX_MODEL_LEN is {mllm.max_model_len}, the model was made for {longest}: set it to that"
     least = facts.image_tokens + _QUESTION_TOKENS + 1

@@ -97,6 +97,9 @@ def integer(path: Path, config: Mapping[str, Any], name: str, default: int | Non
 def text_config(path: Path, architecture: Architecture, published: Mapping[str, Any]) -> dict[str, Any]:
     """Return the language model's configuration from a published config.json."""
     config = {name: value for name, value in published.items() if name in _TEXT_SETTINGS}
+    scaling = config.get("rope_scaling")
+    if isinstance(scaling, dict) and scaling.get("type") == "su":  # the first name of Phi-3's long contexts
+        config["rope_scaling"] = {**scaling, "type": "longrope"}
     config["model_type"] = architecture.model_type
     config["architectures"] = [architecture.causal_lm]
     config["tie_word_embeddings"] = is_tied(path, architecture, published)

@@ -80,15 +80,15 @@ def refuse_hostile(folder: Path) -> list[str]:
 
 def _refuse_elsewhere(folder: Path, path: Path) -> None:
     """Refuse links out of the folder and what is neither file nor folder: a pipe would be read for ever."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        raise CheckpointError(path, "it is a link to nothing", "Copy the file itself to its place.") from None
     if path.is_symlink():
         real, root = path.resolve(), folder.resolve()
         # In the hub's cache a snapshot is links to the blobs beside it: models--a--b/snapshots/<commit>.
         blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
         if not real.is_relative_to(root) and not real.is_relative_to(blobs):
             raise CheckpointError(path, "it is a link out of the checkpoint", "Copy the file itself to its place.")
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        raise CheckpointError(path, "it is a link to nothing", "Copy the file itself to its place.") from None
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise CheckpointError(path, "it is neither a file nor a folder", "Delete it.")

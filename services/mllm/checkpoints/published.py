@@ -23,6 +23,8 @@ from services.mllm.checkpoints.tensors import Tensor, read_header
 from services.mllm.checkpoints.towers import Tower, find_tower
 from services.mllm.checkpoints.vocabularies import TOKENIZER_FILES, Vocabulary, open_vocabulary
 
+MAX_SPARE_ROWS = 4_096  # Qwen2 has up to 418 rows without a token; more is another model's tokenizer
+
 TOWER_PREFIX = "model.vision_tower.vision_tower.vision_model."
 PROJECTOR_PREFIX = "model.mm_projector."
 _DROPPED = {
@@ -90,6 +92,12 @@ def open_published(folder: Path, *, name: str | None = None) -> Published:
         raise CheckpointError(
             vocabulary.path,
             f"it has ids up to {max(tokens.values())}, the model only {rows} rows",
+            SEE_PUBLISHED,
+        )
+    if rows - len(set(tokens.values())) > MAX_SPARE_ROWS:
+        raise CheckpointError(
+            vocabulary.path,
+            f"it has {len(set(tokens.values()))} tokens, the model {rows} rows",
             SEE_PUBLISHED,
         )
     extra = [folder / file for file in (*TOKENIZER_FILES, "generation_config.json")]

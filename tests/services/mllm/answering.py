@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+MODEL_LEN, RUNNING = 1_024, 12
 STARTUP = Path(__file__).parents[3] / "services" / "mllm" / "startup"
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -71,6 +72,7 @@ async def answer_all(family: dict[str, Any]) -> dict[str, Any]:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
+    from services.mllm import launch
     from services.mllm.checkpoints import convert
     from services.mllm.conversation import Turn
     from services.mllm.engine import prompt_writer
@@ -79,6 +81,7 @@ async def answer_all(family: dict[str, Any]) -> dict[str, Any]:
     from shared.settings import MLLMSettings
 
     started = time.monotonic()
+    launch.CPU_BATCHED_TOKENS = 0  # with these small models it would hide what the rest of the rule is for
     facts = convert(Path(family["source"]), Path(family["target"]))
     engine = LLMEngine.from_engine_args(
         EngineArgs(
@@ -86,23 +89,20 @@ async def answer_all(family: dict[str, Any]) -> dict[str, Any]:
             dtype="float32",
             enforce_eager=True,
             enable_chunked_prefill=False,
-            max_model_len=1_024,
-            max_num_seqs=8,
-            max_num_batched_tokens=family.get("batched_tokens", 2_048),
-            kv_cache_memory_bytes=64 * 2**20,
+            max_model_len=MODEL_LEN,
+            max_num_seqs=RUNNING,
+            max_num_batched_tokens=launch.cpu_batched_tokens(MODEL_LEN, RUNNING, facts.image_tokens),
+            kv_cache_memory_bytes=family["cache_bytes"],
             limit_mm_per_prompt={"image": 1},
             max_logprobs=20,
             disable_log_stats=True,
-            **family.get("options", {}),
         )
     )
     settings = MLLMSettings(max_tokens=128)
     writer = prompt_writer(InProcess(engine), facts, settings, model="mini")
 
     async def answer(number: int, asked: dict[str, Any]) -> dict[str, Any]:
-        picture = None
-        if asked["pixels"] is not None:
-            picture = picture_of(np.load(asked["pixels"]))
+        picture = None if asked["pixels"] is None else picture_of(np.load(asked["pixels"]))
         sampling = Sampling(asked["max_tokens"], asked["temperature"], seed=asked["seed"], logprobs=20, stop=())
         parts = writer.speak(
             [Turn(*turn) for turn in asked["turns"]], sampling, picture=picture, request_id=f"r{number}", priority=0
@@ -117,8 +117,13 @@ async def answer_all(family: dict[str, Any]) -> dict[str, Any]:
         }
 
     answers = await asyncio.gather(*(answer(number, asked) for number, asked in enumerate(family["asked"])))
-    del engine
-    return {"facts": vars(facts), "answers": answers, "took_s": round(time.monotonic() - started, 1)}
+    pictures = engine.renderer.stat_mm_cache()
+    return {
+        "facts": vars(facts),
+        "answers": answers,
+        "pictures": {"asked": pictures.queries, "known": pictures.hits},
+        "took_s": round(time.monotonic() - started, 1),
+    }
 
 
 def main() -> None:

@@ -45,6 +45,8 @@ class Reference:
         text = {name: value for name, value in config.items() if not name.startswith(("mm_", "use_mm", "tokenizer_"))}
         text = {name: value for name, value in text.items() if name not in {"model_type", "architectures"}}
         text["torch_dtype"] = "float32"
+        if self.family == "phi3":  # "su" of 2024 is today's "longrope"
+            text["rope_scaling"] = {**text["rope_scaling"], "type": "longrope"}
         self.model = AutoModelForCausalLM.from_config(
             AutoConfig.for_model(TYPES[family], **text), attn_implementation="eager"
         ).eval()
@@ -52,7 +54,7 @@ class Reference:
             tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
         self.model.load_state_dict(tensors)
         self.embeddings = tensors["model.embed_tokens.weight"]
-        self.tower = _tower(json.loads((folder / "tower" / "config.json").read_text()), tower)
+        self.tower = _tower(json.loads((folder / config["mm_vision_tower"] / "config.json").read_text()), tower)
 
     @torch.no_grad()
     def log_probabilities(
@@ -89,7 +91,7 @@ class Reference:
 
 def _tower(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
     model = CLIPVisionModel._from_config(
-        CLIPVisionConfig(**config, hidden_act="quick_gelu"), attn_implementation="eager"
+        CLIPVisionConfig(**{**config, "hidden_act": "quick_gelu"}), attn_implementation="eager"
     ).eval()
     wanted = set(model.state_dict())
     # Newer versions of transformers leave the middle part of the names out.

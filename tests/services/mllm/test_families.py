@@ -1,17 +1,21 @@
 """Every family, from the files of its training to vLLM's answers: they are the unconverted weights' own."""
 
+import base64
 import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tokenizers import Tokenizer
 
+from shared.contracts import OutputFormat
+from shared.media import encode_image
 from tests.services.mllm.answering import ENVIRONMENT
 from tests.services.mllm.checkpoints.published import (
     MODEL_TYPES,
@@ -24,6 +28,7 @@ from tests.services.mllm.checkpoints.published import (
 )
 from tests.services.mllm.checkpoints.tokenizers_of import FamilyTokenizer, by_the_sheet, write_tokenizer
 from tests.services.mllm.reference import Reference
+from tests.services.mllm.running import RunningService
 from tests.services.mllm.test_conversation import GOLDEN
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -43,7 +48,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "rope_theta": 10_000.0,
         "original_max_position_embeddings": 1_024,
         "rope_scaling": {
-            "type": "longrope",
+            "type": "su",  # its first name
             "short_factor": [1.0 + 0.05 * n for n in range(16)],
             "long_factor": [2.0 + 0.5 * n for n in range(16)],
         },
@@ -91,6 +96,7 @@ CONTINUED = {
 TWO = [["What is this?", "A cat."], ["Draw it at night"]]
 THREE = [["What is this?", "A cat."], ["Draw it at night", "<gen_image> a cat </gen_image>"], ["画成红色 🎨 of 1,234"]]
 TOKENS = 24
+LONG_SIDE, PICTURES, CROWD = 24, 4, 40  # in patches: 576 tokens as the published tower's pictures take
 # name of the case: turns, whether a picture comes with them
 CASES = {"text only": (TWO, False), "with a picture": (TWO, True), "three turns with a picture": (THREE, True)}
 
@@ -104,11 +110,11 @@ def prompt_of(family: str, case: str) -> str:
     return text
 
 
-def write_checkpoint(folder: Path, family: str) -> FamilyTokenizer:
+def write_checkpoint(folder: Path, family: str, sizes: Sizes) -> FamilyTokenizer:
     """Write a random checkpoint in the published layout, float32, in two shards; return its tokenizer."""
     folder.mkdir(parents=True)
     tokenizer = write_tokenizer(folder, family)
-    rows, sizes = tokenizer.size + SPARE_ROWS.get(family, 0), SIZES[family]
+    rows = tokenizer.size + SPARE_ROWS.get(family, 0)
     rng = np.random.default_rng(FAMILIES.index(family))
     tensors = {}
     for name, shape in tensors_of(family, rows, sizes).items():
@@ -147,6 +153,7 @@ class Served:
     tokenizer: FamilyTokenizer
     facts: dict[str, Any]
     answers: dict[str, dict[str, Any]]
+    pictures: dict[str, int]
 
 
 @pytest.fixture(scope="module")
@@ -158,30 +165,47 @@ def pixels() -> npt.NDArray[np.uint8]:
     return (np.stack(planes, axis=-1) + noise).astype(np.uint8)
 
 
+def question(turns: list[list[str]], pixels: Path | None, **values: Any) -> dict[str, Any]:
+    """Return one question to `answering`."""
+    greedy = {"max_tokens": TOKENS, "temperature": 0.0, "seed": None}
+    return {"turns": turns, "pixels": str(pixels) if pixels else None} | greedy | values
+
+
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, pixels: npt.NDArray[np.uint8]) -> dict[str, Served]:
-    """Return all families' answers, each from vLLM over its converted checkpoint."""
+def answers(tmp_path_factory: pytest.TempPathFactory, pixels: npt.NDArray[np.uint8]) -> dict[str, Any]:
+    """Return what vLLM answers over each family's converted checkpoint, and over one that is crowded."""
     folder = tmp_path_factory.mktemp("families")
     np.save(folder / "pixels.npy", pixels)
-    tokenizers, asked = {}, {}
+    sources, asked, tokenizers = {}, {}, {}
     for family in FAMILIES:
         # The only one that is told from its sister by its name.
-        source = folder / ("llmga-llama-2-7b-chat" if family == "llama2" else f"llmga-{family}")
-        tokenizers[family] = (source, write_checkpoint(source, family))
+        sources[family] = folder / ("llmga-llama-2-7b-chat" if family == "llama2" else f"llmga-{family}")
+        tokenizers[family] = write_checkpoint(sources[family], family, SIZES[family])
         asked[family] = {
-            "source": str(source),
+            "source": str(sources[family]),
             "target": str(folder / f"{family}-converted"),
+            "cache_bytes": 64 * 2**20,
             "asked": [
-                {
-                    "turns": turns,
-                    "pixels": str(folder / "pixels.npy") if has_image else None,
-                    "max_tokens": TOKENS,
-                    "temperature": 0.0,
-                    "seed": None,
-                }
-                for turns, has_image in CASES.values()
+                question(turns, folder / "pixels.npy" if has_image else None) for turns, has_image in CASES.values()
             ],
         }
+    write_checkpoint(folder / "crowded", "qwen2", replace(SIZES["qwen2"], side=14 * LONG_SIDE))
+    for number in range(PICTURES):
+        np.save(folder / f"{number}.npy", np.roll(pixels, 7 * number, axis=1))
+    asked["crowded"] = {
+        "source": str(folder / "crowded"),
+        "target": str(folder / "crowded-converted"),
+        "cache_bytes": 2**22,  # four conversations: the others wait, and some are computed again
+        "asked": [
+            question(
+                [["word " * (5 * number % 40)]],
+                folder / f"{number % PICTURES}.npy" if number % 5 else None,
+                temperature=1.0,
+                seed=number,
+            )
+            for number in range(CROWD)
+        ],
+    }
     write_json(folder / "asked.json", asked)
     with (folder / "log").open("wb") as log:
         done = subprocess.run(
@@ -192,13 +216,25 @@ def served(tmp_path_factory: pytest.TempPathFactory, pixels: npt.NDArray[np.uint
             timeout=ANSWER_S,
             check=False,
         )
-    assert done.returncode == 0, (folder / "log").read_text()[-6_000:]
-    answers = json.loads((folder / "answers.json").read_text())
+    assert done.returncode == 0, (folder / "log").read_text()[-2_000:]
+    found: dict[str, Any] = json.loads((folder / "answers.json").read_text())
+    for family in FAMILIES:
+        found[family] |= {"source": sources[family], "tokenizer": tokenizers[family]}
+    return found
+
+
+@pytest.fixture(scope="module")
+def served(answers: dict[str, Any]) -> dict[str, Served]:
+    """Return all families' answers by case."""
     return {
         family: Served(
-            source, tokenizer, answers[family]["facts"], dict(zip(CASES, answers[family]["answers"], strict=True))
+            source=answers[family]["source"],
+            tokenizer=answers[family]["tokenizer"],
+            facts=answers[family]["facts"],
+            answers=dict(zip(CASES, answers[family]["answers"], strict=True)),
+            pictures=answers[family]["pictures"],
         )
-        for family, (source, tokenizer) in tokenizers.items()
+        for family in FAMILIES
     }
 
 
@@ -247,3 +283,43 @@ def test_the_picture_counts(served: dict[str, Served], pixels: npt.NDArray[np.ui
     seen = reference.log_probabilities(ids, written, image_id=image_id, pixels=pixels)
     other = reference.log_probabilities(ids, written, image_id=image_id, pixels=255 - pixels)
     assert (seen - other).abs().max().item() > 100 * WORST
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_picture_that_comes_again_is_not_prepared_again(served: dict[str, Served], family: str) -> None:
+    assert served[family].pictures == {"asked": 2, "known": 1}
+
+
+def test_seeded_pictures_that_wait_for_room_never_end_the_engine(answers: dict[str, Any]) -> None:
+    """A seeded prompt that is computed in two steps ends vLLM's engine on a CPU: none may be cut in two."""
+    crowd = answers["crowded"]
+    assert crowd["facts"]["image_tokens"] == LONG_SIDE**2
+    assert len(crowd["answers"]) == CROWD
+    assert all(answer["token_ids"] for answer in crowd["answers"])
+    assert crowd["pictures"]["known"] == crowd["pictures"]["asked"] - PICTURES
+
+
+def test_the_real_service_answers_about_a_picture_as_the_unconverted_weights_do(
+    service: RunningService, mini: Path, pixels: npt.NDArray[np.uint8]
+) -> None:
+    png = base64.b64encode(encode_image(pixels, OutputFormat.PNG, {})).decode()
+    answer = service.write(
+        task="answer",
+        instruction="What is this?",
+        image=png,
+        temperature=0,
+        max_tokens=TOKENS,
+        logprobs=5,
+        return_token_ids=True,
+    ).json()
+    prompt, written = answer["prompt_token_ids"], answer["token_ids"]
+    published = Tokenizer.from_file(str(mini / "tokenizer.json")).get_vocab_size()
+    (image_id,) = [token for token in set(prompt) if token >= published]
+    expected = Reference(mini, "qwen2").log_probabilities(prompt, written, image_id=image_id, pixels=pixels)
+    worst = max(
+        abs(value - expected[position, int(token)].item())
+        for position, given in enumerate(answer["logprobs"])
+        for token, value in given.items()
+    )
+    assert written
+    assert worst <= WORST

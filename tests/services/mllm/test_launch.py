@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.mllm.checkpoints import Facts, Prepared
-from services.mllm.launch import ONE_THREAD_PARAMETERS, vllm_arguments, vllm_environment
+from services.mllm.launch import ONE_THREAD_PARAMETERS, cpu_batched_tokens, vllm_arguments, vllm_environment
 from services.mllm.options import Device, resolve
 from shared.settings import Settings
 
@@ -74,6 +74,13 @@ def test_a_cpu_computes_whole_prompts_in_float32_and_eagerly() -> None:
     assert "--max-num-batched-tokens=16384" in given
     assert "--kv-cache-memory-bytes=1073741824" in given
     assert not [argument for argument in given if argument.startswith("--gpu-memory")]
+
+
+def test_a_cpu_s_step_has_room_for_the_pictures_of_all_requests() -> None:
+    given = arguments(CPU, LLMGA_MLLM__MAX_CONCURRENCY="1024", LLMGA_MLLM__MAX_MODEL_LEN="2048")
+    assert "--max-num-seqs=1024" in given
+    assert "--max-num-batched-tokens=4096" in given  # 4 tokens a picture
+    assert cpu_batched_tokens(2_048, 32, image_tokens=576) == 32 * 576
 
 
 def test_a_gpu_keeps_the_checkpoint_s_dtype_and_vllm_s_own_scheduling() -> None:

@@ -186,3 +186,10 @@ def test_what_is_shown_is_what_was_resolved() -> None:
     assert details["dtype"] == "bfloat16"
     assert details["execution"] == "compiled"
     assert {"tensor_parallel_size", "max_model_len", "kv_cache_gb", "prefix_caching"} <= details.keys()
+
+
+def test_phi3_s_positions_for_long_contexts_are_refused_as_they_change_short_answers() -> None:
+    phi3 = {"dtype": "bfloat16", "text_config": TEXT | {"original_max_position_embeddings": 4_096}}
+    assert options(AMPERE, phi3, max_model_len="4096").max_model_len == 4_096
+    (problem,) = problems(AMPERE, phi3, max_model_len="4097")
+    assert "was made for 4096" in problem

@@ -3,12 +3,13 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from services.mllm.conversation import QWEN2, Turn
-from services.mllm.pictures import Picture
+from services.mllm.pictures import Picture, picture_of
 from services.mllm.tokenization import ImageSlot, PromptBuilder
 from services.mllm.writing import Answer, Piece, PromptWriter, Sampling
 from shared.errors import PromptEmpty
@@ -23,6 +24,7 @@ class ScriptedEngine:
         self.texts = texts
         self.finish_reason = finish_reason
         self.asked: list[Sampling] = []
+        self.prompts: list[tuple[list[int], Picture | None]] = []
         self.given = 0
         self.closed = False
 
@@ -30,6 +32,7 @@ class ScriptedEngine:
         self, token_ids: list[int], sampling: Sampling, *, picture: Picture | None, request_id: str, priority: int
     ) -> AsyncGenerator[Piece, None]:
         self.asked.append(sampling)
+        self.prompts.append((token_ids, picture))
         try:
             for number, text in enumerate(self.texts, start=1):
                 self.given = number
@@ -111,3 +114,52 @@ async def test_closing_the_writer_closes_the_engine_s_request() -> None:
         assert await anext(parts) == "a"
         assert not engine.closed
     assert engine.closed
+
+
+async def spoken(engine: ScriptedEngine, sampling: Sampling) -> tuple[list[Piece], Answer]:
+    """Return the pieces and the answer."""
+    *pieces, answer = [part async for part in writer(engine).speak(TURNS, sampling, request_id="r", priority=0)]
+    assert isinstance(answer, Answer)
+    return [piece for piece in pieces if isinstance(piece, Piece)], answer
+
+
+async def test_what_is_spoken_is_given_as_it_comes_with_its_tags() -> None:
+    engine = ScriptedEngine(" Sure: <gen_image> a ", "fox </gen_image>", " or not")
+    pieces, answer = await spoken(engine, Sampling(64, 0.0))
+    assert "".join(piece.text for piece in pieces) == answer.text == "Sure: <gen_image> a fox </gen_image> or not"
+    assert answer.prompts == []
+    assert [token for piece in pieces for token in piece.token_ids] == answer.token_ids == [1, 2, 3]
+
+
+async def test_white_space_around_what_is_spoken_is_left_out() -> None:
+    pieces, answer = await spoken(ScriptedEngine(" ", "\n a", " ", " b ", "\n"), Sampling(64, 0.0))
+    assert [piece.text for piece in pieces] == ["", "a", "", "  b", ""]
+    assert answer.text == "a  b"
+
+
+async def test_speaking_goes_on_after_a_prompt_and_stops_where_the_caller_says() -> None:
+    engine = ScriptedEngine("a")
+    await spoken(engine, Sampling(64, 0.0, stop=("</gen_image>", "###")))
+    assert engine.asked[0].stop == ("###",)
+    assert not engine.asked[0].keeps_stop
+
+
+async def test_the_answer_holds_the_whole_text_for_the_history() -> None:
+    _, answer = await written(ScriptedEngine(" Here: <gen_image> a fox", " </gen_image>"))
+    assert answer.text == "Here: <gen_image> a fox </gen_image>"
+    assert answer.prompt.text == "a fox"
+
+
+async def test_a_picture_goes_to_the_engine_and_one_id_stands_for_it() -> None:
+    engine = ScriptedEngine("<gen_image> a fox </gen_image>")
+    picture = picture_of(np.zeros((4, 4, 3), np.uint8))
+    parts = writer(engine).write(TURNS, Sampling(64, 0.0), picture=picture, request_id="r", priority=0)
+    *_, answer = [part async for part in parts]
+    assert isinstance(answer, Answer)
+    ((token_ids, seen),) = engine.prompts
+    assert seen is picture
+    assert token_ids.count(999) == 1
+    assert answer.prompt_tokens == len(token_ids) + 3, "four positions of the picture"
+    await written(engine)
+    assert engine.prompts[1][1] is None
+    assert 999 not in engine.prompts[1][0]

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,14 @@ from tests.services.mllm.checkpoints.published import (
     HIDDEN,
     MODEL_TYPES,
     SIDE,
+    SMALL,
     change_json,
     read_tensors,
     rewrite_tensors,
+    tensors_of,
+    write_config,
     write_published,
+    write_weights,
 )
 
 FAMILIES = sorted(MODEL_TYPES)
@@ -179,6 +184,39 @@ def test_an_interrupted_conversion_goes_on_where_it_stopped(tmp_path: Path, monk
     assert {name: now[name] for name in kept} == kept
     assert set(read_tensors(tmp_path / "target")) == {hf_name(name) for name in read_tensors(source)}
     assert not list(tmp_path.glob(".target-*.partial"))
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from services.mllm.checkpoints.__main__ import main
+status = main(sys.argv[1:])
+peak = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]
+sys.stderr.write(f"peak {int(peak) * 1024}")
+sys.exit(status)
+"""
+
+
+def _peak_bytes(source: Path, target: Path) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(source), str(target)], capture_output=True, text=True, timeout=250, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stderr.rpartition("peak ")[2])
+
+
+def test_memory_does_not_grow_with_the_checkpoint(tmp_path: Path) -> None:
+    small = write_published(tmp_path / "small", shards=3)
+    large = write_published(tmp_path / "large", shards=3)
+    sizes = replace(SMALL, hidden=256, head=64, inner=65_536)
+    rows = json.loads((large / "config.json").read_text())["vocab_size"]
+    zeros = {name: np.zeros(shape, np.float16) for name, shape in tensors_of("qwen2", rows, sizes).items()}
+    write_weights(large, zeros, shards=3)
+    write_config(large, "qwen2", rows, sizes)
+    peak = _peak_bytes(small, tmp_path / "small-converted")
+    peak_of_large = _peak_bytes(large, tmp_path / "large-converted")
+    assert sum(path.stat().st_size for path in (tmp_path / "large-converted").glob("*.safetensors")) > 200_000_000
+    assert peak_of_large - peak < 64_000_000  # one buffer of 16 MiB, and what the interpreter does with it
 
 
 def test_the_cache_is_by_content_and_not_by_path(tmp_path: Path) -> None:

@@ -66,6 +66,31 @@ def _text(name: str, text: str) -> Break:
     return lambda folder: (folder / name).write_text(text)
 
 
+def _link(path: Path, target: Path) -> None:
+    path.symlink_to(target)
+
+
+def _more_rows(folder: Path, rows: int) -> None:
+    change_json(folder / "config.json", lambda config: config.update(vocab_size=rows))
+    rewrite_tensors(
+        folder / WEIGHTS, lambda t: t.update({"model.embed_tokens.weight": np.zeros((rows, 32), np.float16)})
+    )
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _twice(data: bytes, name: str) -> bytes:
+    """Name a tensor again at the header's end, with the bytes of all that follow it."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = data[8 : 8 + length].rstrip()
+    again = b"," + json.dumps(name).encode() + b':{"dtype":"F16","shape":[32],"data_offsets":[0,64]}}'
+    header = header[:-1] + again
+    return struct.pack("<Q", len(header)) + header + data[8 + length :]
+
+
 NORM = "model.norm.weight"
 CASES: dict[str, tuple[Break, str, str]] = {
     "python code": (_text("modeling_llmga.py", "import os; os.mkdir('executed')"), "modeling_llmga.py", "Delete"),
@@ -73,6 +98,59 @@ CASES: dict[str, tuple[Break, str, str]] = {
     "auto_map in the tokenizer's config": (
         _text("tokenizer_config.json", '{"auto_map": {}}'), "tokenizer_config.json", "auto_map"
     ),
+    "auto_map deep inside the config": (
+        _config(rope_scaling=[{"x": {"auto_map": {"AutoConfig": "x.Y"}}}]), "config.json", "auto_map"
+    ),
+    "auto_map in the generation settings": (
+        lambda f: change_json(f / "generation_config.json", lambda c: c.update(auto_map={"G": "x.Y"})),
+        "generation_config.json",
+        "auto_map",
+    ),
+    "a tokenizer with code of its own": (
+        _text("tokenizer_config.json", '{"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", null]}}'),
+        "tokenizer_config.json",
+        "auto_map",
+    ),
+    "code in a folder": (
+        lambda f: (f / "tower" / "own.PY").write_text("import os; os.mkdir('executed')"),
+        os.path.join("tower", "own.PY"),
+        "Delete",
+    ),
+    "a compiled module": (_text("own.so", "\x7fELF"), "own.so", "Delete"),
+    "a link out of the folder": (
+        lambda f: _link(f / "tokenizer.model", f.parent / "secret"), "tokenizer.model", "link out of the checkpoint"
+    ),
+    "weights that are a link out of the folder": (
+        lambda f: _link(f / WEIGHTS, (f / WEIGHTS).rename(f.parent / "secret")),
+        WEIGHTS,
+        "link out of the checkpoint",
+    ),
+    "a folder that is a link out of the folder": (
+        lambda f: _link(f / "etc", Path("/etc")), "etc", "link out of the checkpoint"
+    ),
+    "a link to nothing": (lambda f: _link(f / "more.json", f / "nothing"), "more.json", "link to nothing"),
+    "a link to itself": (lambda f: _link(f / "more.json", f / "more.json"), "more.json", "link"),
+    "a pipe for a config": (
+        lambda f: _pipe(f / "config.json"), "config.json", "neither a file"
+    ),
+    "a config of another encoding": (
+        _bytes("config.json", lambda data: data.decode().encode("utf-16")), "config.json", "Download"
+    ),
+    "a pointer where the weights should be": (
+        _bytes(WEIGHTS, lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+        WEIGHTS,
+        "Download",
+    ),
+    "a header nested without end": (
+        _bytes(WEIGHTS, lambda data: struct.pack("<Q", 200_000) + b"[" * 200_000 + data[8:]), WEIGHTS, "Download"
+    ),
+    "a header that names a tensor twice": (
+        _bytes(WEIGHTS, lambda data: _twice(data, NORM)), WEIGHTS, "overlap"
+    ),
+    "a header with a shape that is no number": (
+        _header(lambda header: header[NORM].update(shape=[True, 32.0])), WEIGHTS, NORM
+    ),
+    "a dtype that lies": (_header(lambda header: header[NORM].update(dtype="F32")), WEIGHTS, "as many bytes"),
     "a pickle of weights beside": (lambda f: _pickle(f, "pytorch_model.bin"), "pytorch_model.bin", "safetensors"),
     "a pickle in a folder": (
         lambda f: _pickle(f / "tower", "weights.pt"), os.path.join("tower", "weights.pt"), "safetensors"
@@ -133,6 +211,11 @@ CASES: dict[str, tuple[Break, str, str]] = {
         "tokenizer.json",
         "999",
     ),
+    "a tokenizer of another model": (
+        lambda f: _more_rows(f, 9_000),
+        "tokenizer.json",
+        "9000 rows",
+    ),
     "no stop token": (
         lambda f: change_json(f / "generation_config.json", lambda c: c.update(eos_token_id="</s>")),
         "generation_config.json",
@@ -181,6 +264,7 @@ SHARDED: dict[str, tuple[Break, str, str]] = {
 def refused(source: Path, file: str, says: str) -> None:
     """Assert that the folder is refused by a message that names the file, and that nothing was written or
     run."""
+    (source.parent / "secret").touch()
     before = set(source.parent.iterdir())
     with pytest.raises(CheckpointError) as caught:
         convert(source, source.parent / "target")
@@ -217,6 +301,44 @@ def test_what_the_trainer_left_behind_is_neither_read_nor_copied(tmp_path: Path)
     assert facts.ignored_files == ["training_args.bin"]
     assert not (tmp_path / "target" / "training_args.bin").exists()
     assert not (tmp_path / "executed").exists()
+
+
+def test_chat_templates_are_not_rendered_and_not_taken_along(tmp_path: Path) -> None:
+    bomb = "{% for a in range(10**9) %}{% for b in range(10**9) %}{{ a }}{% endfor %}{% endfor %}"
+    source = write_published(tmp_path / "qwen2")
+    (source / "chat_template.jinja").write_text(bomb)
+    settings = {"chat_template": [{"name": "default", "template": bomb}], "tokenizer_class": "Qwen2Tokenizer"}
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    (source / "processor_config.json").write_text(json.dumps({"chat_template": bomb, "processor_class": "Own"}))
+    convert(source, tmp_path / "target")
+    texts = [path.read_bytes() for path in (tmp_path / "target").iterdir()]
+    assert texts
+    assert not [text for text in texts if b"range(10**9)" in text or b"Own" in text]
+    assert not (tmp_path / "target" / "chat_template.jinja").exists()
+
+
+def test_settings_that_mean_nothing_to_the_family_are_named_and_not_taken_along(tmp_path: Path) -> None:
+    source = write_published(tmp_path / "qwen2")
+    hostile = {
+        "_attn_implementation": "somebody/kernel",
+        "quantization_config": {"quant_method": "own"},
+        "vision_config": {"model_type": "own"},
+    }
+    change_json(source / "config.json", lambda config: config.update(hostile))
+    facts = convert(source, tmp_path / "target")
+    assert facts.ignored_settings == sorted(hostile)
+    text = (tmp_path / "target" / "config.json").read_text()
+    assert not [word for word in ("somebody", '"own"', "quantization_config") if word in text]
+
+
+def test_links_within_the_hub_s_cache_are_followed(tmp_path: Path) -> None:
+    repository = tmp_path / "models--binxia--llmga-x"
+    source = write_published(repository / "snapshots" / "0123", "qwen2")
+    (repository / "blobs").mkdir()
+    for number, path in enumerate(sorted(source.glob("*.*"))):
+        path.rename(repository / "blobs" / str(number))
+        path.symlink_to(Path("../../blobs") / str(number))
+    assert convert(source, tmp_path / "target").family == "qwen2"
 
 
 @pytest.mark.parametrize("model", ["no-such-folder", "/no/such/folder", "a/b/c", "../no-such-folder", "owner/"])

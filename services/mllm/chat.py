@@ -21,10 +21,10 @@ from services.mllm.chat_request import ChatRequest, Conversation, conversation_o
 from services.mllm.incoming import read_json, unless_gone
 from services.mllm.pictures import Picture, picture_of
 from services.mllm.writing import Answer, Piece, PromptWriter, Sampling
-from shared.contracts import FieldProblem
-from shared.errors import InternalError, InvalidRequest, LLMGAError, ModelNotServed
+from shared.errors import InternalError, LLMGAError, ModelNotServed
 from shared.media import decode_image
 from shared.settings import MLLMSettings
+from shared.validation import validation_problem
 
 PATH = "/v1/chat/completions"
 MAX_BODY_BYTES = 25 * 1024 * 1024  # one picture of 16 MiB in base64, and the words
@@ -208,11 +208,7 @@ def _parse(value: Any) -> ChatRequest:
     try:
         return ChatRequest.model_validate(value)
     except ValidationError as error:
-        faults = [
-            FieldProblem(field=".".join(str(part) for part in fault["loc"]), code=fault["type"], message=fault["msg"])
-            for fault in error.errors(include_url=False, include_input=False, include_context=False)
-        ]
-        raise InvalidRequest("The request does not fit.", errors=faults) from None
+        raise validation_problem(error, ChatRequest) from None
 
 
 def _understood(wanted: ChatRequest) -> tuple[Conversation, Picture | None]:

@@ -98,17 +98,12 @@ class EventFollower:
         finally:
             await self._listener.unsubscribe(channel, tell)
 
-    async def wait(self, job_id: str, *, timeout_s: float) -> bool:
-        """Wait until the job has ended or is held for approval; return False after `timeout_s`.
-
-        It reads no events and shares one subscription with all others who wait, so it costs less than `follow`.
-        """
-        async with self.watch(job_id) as watch:
-            return await watch.rested(timeout_s=timeout_s)
-
     @asynccontextmanager
     async def watch(self, job_id: str) -> AsyncIterator["Watch"]:
-        """Hear of a job's rest from now on, also of a job that is submitted only afterwards."""
+        """Hear of a job's rest from now on, also of a job that is submitted only afterwards.
+
+        It reads no events and shares one subscription with all other watches, so it costs less than `follow`.
+        """
         watch = Watch(self, job_id)
         self._watches.setdefault(job_id, set()).add(watch)
         try:

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import plumbing
+from benchmarks import plumbing, results
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 def test_short_run_measures_both_ways_and_stores_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "README.md").write_text(f"before\n{plumbing.BEGIN}\nold\n{plumbing.END}\nafter\n")
-    monkeypatch.setattr(plumbing, "README", tmp_path / "README.md")
-    monkeypatch.setattr(plumbing, "RESULTS", tmp_path / "results" / "plumbing.json")
+    (tmp_path / "README.md").write_text("before\n<!-- plumbing:begin -->\nold\n<!-- plumbing:end -->\nafter\n")
+    monkeypatch.setattr(results, "HERE", tmp_path)
     rows = plumbing.measure([1, 2], duration_s=1, warm_up_s=1)
     assert [row.jobs.connections for row in rows] == [1, 2]
     for row in rows:
@@ -33,6 +32,7 @@ def test_short_run_measures_both_ways_and_stores_the_result(tmp_path: Path, monk
     assert (tmp_path / "README.md").read_text() == page
 
 
-def test_page_of_the_benchmarks_has_the_place_for_the_table() -> None:
-    text = plumbing.README.read_text()
-    assert text.index(plumbing.BEGIN) < text.index(plumbing.END)
+@pytest.mark.parametrize("name", ["plumbing", "prompts"])
+def test_page_of_the_benchmarks_has_the_place_for_the_table(name: str) -> None:
+    text = (results.HERE / "README.md").read_text()
+    assert text.index(f"<!-- {name}:begin -->") < text.index(f"<!-- {name}:end -->")

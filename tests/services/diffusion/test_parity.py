@@ -15,8 +15,8 @@ from services.diffusion.requests import RenderRequest, guidance_embedding
 from services.diffusion.solvers import default_scheduler
 from shared.contracts import Scheduler
 from tests.services.diffusion.conftest import StartEngine
-from tests.services.diffusion.pictures import render, request_for, result
-from tests.services.diffusion.stock import STOCK, TOLERANCE, distance, reference
+from tests.services.diffusion.pictures import render, request_for
+from tests.services.diffusion.stock import STOCK, TOLERANCE, check_alone_and_among_strangers, distance, reference
 
 
 @pytest.mark.parametrize("kind", list(Scheduler))
@@ -40,28 +40,7 @@ async def test_latents_equal_the_stock_pipelines_alone_and_among_seven_strangers
     def wanted() -> RenderRequest:
         return request_for(model, prompt, negative, seed=42, steps=7, guidance=5.0, scheduler=kind)
 
-    alone = wanted()
-    await render(engine, alone)
-    assert distance(alone, expected) <= TOLERANCE
-
-    strangers = [
-        request_for(
-            model,
-            f"a stranger {index}",
-            seed=index,
-            steps=3 + 2 * index,
-            guidance=1.0 if index % 3 == 0 else 7.5,
-            scheduler=other,
-        )
-        for index, other in enumerate(list(Scheduler)[:7])
-    ]
-    handles = [engine.submit(stranger) for stranger in strangers]
-    among = wanted()
-    await render(engine, among)
-    for handle in handles:
-        assert await result(handle) is not None
-    assert distance(among, expected) <= TOLERANCE
-    assert torch.equal(alone.latents, among.latents)
+    await check_alone_and_among_strangers(engine, wanted, expected, [model])
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0])

@@ -19,7 +19,7 @@ from shared.contracts import Scheduler
 from shared.contracts.generation import PromptEncoding
 from tests.services.diffusion.conftest import StartEngine
 from tests.services.diffusion.pictures import PROMPTS, png, render, request_for, result
-from tests.services.diffusion.stock import TOLERANCE, distance, reference
+from tests.services.diffusion.stock import TOLERANCE, check_alone_and_among_strangers, distance, reference
 
 
 @pytest.fixture
@@ -49,28 +49,7 @@ async def test_latents_equal_the_stock_pipelines_alone_and_among_strangers_of_bo
             sdxl_model, "a snowman at night", "a red circle", seed=42, steps=6, guidance=guidance, scheduler=kind
         )
 
-    alone = wanted()
-    await render(sdxl_engine, alone)
-    assert distance(alone, expected) <= TOLERANCE
-
-    strangers = [
-        request_for(
-            model if index % 3 == 0 else sdxl_model,
-            f"a stranger {index}",
-            seed=index,
-            steps=3 + 2 * index,
-            guidance=1.0 if index % 4 == 1 else 7.5,
-            scheduler=other,
-        )
-        for index, other in enumerate(list(Scheduler)[:7])
-    ]
-    handles = [sdxl_engine.submit(stranger) for stranger in strangers]
-    among = wanted()
-    await render(sdxl_engine, among)
-    for handle in handles:
-        assert await result(handle) is not None
-    assert distance(among, expected) <= TOLERANCE
-    assert torch.equal(alone.latents, among.latents)
+    await check_alone_and_among_strangers(sdxl_engine, wanted, expected, [sdxl_model, model])
 
 
 @pytest.mark.parametrize("guidance", [1.0, 6.0])

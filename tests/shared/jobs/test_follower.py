@@ -208,20 +208,35 @@ async def test_events_arrive_without_messages_too(
         assert (await following).type is EventType.CANCELED
 
 
+async def rested(follower: EventFollower, job_id: str, *, timeout_s: float) -> bool:
+    """Watch a job from now on; return whether it came to rest in time."""
+    async with follower.watch(job_id) as watch:
+        return await watch.rested(timeout_s=timeout_s)
+
+
+@pytest.mark.usefixtures("messages_only")
+async def test_a_job_is_watched_from_before_it_exists(queue: JobQueue, follower: EventFollower) -> None:
+    async with follower.watch("j1") as watch:
+        await submit(queue, "j1")
+        assert not await watch.rested(timeout_s=0.02, is_new=True)
+        await (await claim(queue)).finish([])
+        assert await watch.rested(timeout_s=60, is_new=True)
+
+
 @pytest.mark.usefixtures("messages_only")
 async def test_waiting_ends_with_the_job(queue: JobQueue, follower: EventFollower) -> None:
     await submit(queue, "j1")
-    assert not await follower.wait("j1", timeout_s=0.02)
-    waiting = asyncio.create_task(follower.wait("j1", timeout_s=60))
+    assert not await rested(follower, "j1", timeout_s=0.02)
+    waiting = asyncio.create_task(rested(follower, "j1", timeout_s=60))
     await (await claim(queue)).finish([])
     assert await waiting
-    assert await follower.wait("j1", timeout_s=60)
-    assert await follower.wait("nothing", timeout_s=60)
+    assert await rested(follower, "j1", timeout_s=60)
+    assert await rested(follower, "nothing", timeout_s=60)
 
 
 async def test_waiting_ends_when_the_client_must_approve(queue: JobQueue, follower: EventFollower) -> None:
     await submit(queue, "j1", stage=Stage.PROMPT, approve=True)
-    waiting = asyncio.create_task(follower.wait("j1", timeout_s=60))
+    waiting = asyncio.create_task(rested(follower, "j1", timeout_s=60))
     await (await claim(queue, Stage.PROMPT)).advance(prompt())
     assert await waiting
 

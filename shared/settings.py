@@ -138,6 +138,9 @@ class MLLMSettings(_Group):
 
     model: str = Field(default="", description="Folder or hub id of an LLMGA checkpoint (published or LLaVA layout).")
     name: str = Field(default="", description="Name it is served under; empty: the folder's or repository's name.")
+    tower: str = Field(
+        default="", description="Folder or hub id of a CLIP model to see with; empty: the checkpoint's copy of it."
+    )
     host: str = Field(default="127.0.0.1", min_length=1, description="Address that vLLM listens on.")
     port: int = Field(default=8001, ge=1, le=65_535, description="Port of vLLM; internal, never to be published.")
     metrics_port: int = Field(default=9102, ge=0, le=65_535, description="Port of health and metrics; 0 turns it off.")

@@ -106,6 +106,7 @@ def _serve(service: "Service") -> None:
         service.prepared = prepare(
             settings.mllm.model,
             settings.home / "cache" / "mllm",
+            tower=settings.mllm.tower,
             progress=lambda text: service.enter(Phase.CONVERTING, text),
         )
         service.enter(Phase.LOADING, f"loading {service.model}")

@@ -20,12 +20,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("source", type=Path, help="folder in the published layout")
     parser.add_argument("target", type=Path, help="folder to write; must not exist, or hold this conversion")
     parser.add_argument("--name", help="published name, where the folder's own does not tell the family")
+    parser.add_argument("--tower", type=Path, help="folder of a CLIP model to use in place of the checkpoint's copy")
     options = parser.parse_args(arguments)
     try:
         facts = convert(
             options.source,
             options.target,
             name=options.name,
+            tower=options.tower,
             progress=_say,
         )
     except CheckpointError as error:

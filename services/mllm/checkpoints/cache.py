@@ -24,19 +24,27 @@ class Prepared:
     facts: Facts
 
 
-def prepare(model: str, cache: Path, *, progress: Callable[[str], None] = lambda _: None) -> Prepared:
+def prepare(model: str, cache: Path, *, tower: str = "", progress: Callable[[str], None] = lambda _: None) -> Prepared:
     """Return the converted checkpoint for a folder or a hub id; conversions are kept below `cache` by
     content.
+
+    tower: folder or hub id of a CLIP model whose tower takes the place of the checkpoint's copy.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is refused.
     """
     folder = _find(model, progress)
     if (folder / FACTS).is_file():
+        if tower:
+            raise CheckpointError(
+                folder / FACTS,
+                "it is converted, and has its tower",
+                "Unset LLMGA_MLLM__TOWER, or name the published checkpoint.",
+            )
         return Prepared(folder, read_facts(folder))
     progress("checking the checkpoint")
     name = model.rpartition("/")[2] if folder != Path(model) else None
-    published = open_published(folder, name=name)
+    published = open_published(folder, name=name, tower_folder=_find(tower, progress) if tower else None)
     progress("comparing with earlier conversions")
     digest = fingerprint(published, memo=cache / "digests.json")
     target = cache / digest[:32]

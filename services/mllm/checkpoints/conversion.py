@@ -88,13 +88,22 @@ def hf_name(name: str) -> str:
     return f"language_model.{name}"
 
 
-def convert(source: Path, target: Path, *, name: str | None = None, progress: Progress = lambda _: None) -> Facts:
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    name: str | None = None,
+    tower: Path | None = None,
+    progress: Progress = lambda _: None,
+) -> Facts:
     """Convert a published checkpoint; a target that already holds this conversion is left as it is.
+
+    `name` and `tower`: see `open_published`.
 
     Raises:
         CheckpointError: the source is refused, or the target holds something else.
     """
-    published = open_published(source, name=name)
+    published = open_published(source, name=name, tower_folder=tower)
     progress("comparing with earlier conversions")
     digest = fingerprint(published, memo=target.parent / ".digests.json")
     return convert_published(published, target, digest, progress=progress)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from services.mllm.checkpoints.published import Published
 
-CONVERTER = 2  # raise it when the converter writes something else: older conversions are then made again
+CONVERTER = 3  # raise it when the converter writes something else: older conversions are then made again
 
 _BLOB = re.compile(r"[0-9a-f]{64}")
 
@@ -22,7 +22,8 @@ def fingerprint(published: Published, *, memo: Path | None = None) -> str:
     digests = _read(memo)
     total = hashlib.sha256(f"llmga converter {CONVERTER}\n{published.family}\n".encode())
     for path in sorted(published.files):
-        name = path.relative_to(published.folder).as_posix()
+        is_own = path.is_relative_to(published.folder)
+        name = path.relative_to(published.folder).as_posix() if is_own else f"/{path.name}"  # a tower that was given
         total.update(f"{name}\0{_digest(path, digests)}\n".encode())
     if memo is not None:
         _write(memo, digests)

@@ -5,7 +5,7 @@ The tensors' names and shapes must be exactly those that the configuration asks 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from services.mllm.checkpoints.families import (
     language_model_shapes,
 )
 from services.mllm.checkpoints.files import read_json, refuse_hostile
-from services.mllm.checkpoints.tensors import Tensor, read_header
-from services.mllm.checkpoints.towers import Tower, find_tower
+from services.mllm.checkpoints.tensors import FLOATS, Tensor, read_header
+from services.mllm.checkpoints.towers import Tower, find_tower, read_tower
 from services.mllm.checkpoints.vocabularies import TOKENIZER_FILES, Vocabulary, open_vocabulary
 
 MAX_SPARE_ROWS = 4_096  # Qwen2 has up to 418 rows without a token; more is another model's tokenizer
@@ -51,8 +51,9 @@ class Published:
     ignored: list[str] = field(default_factory=list)
 
 
-def open_published(folder: Path, *, name: str | None = None) -> Published:
-    """Read and check a checkpoint folder. `name` is its published name where the folder's own says nothing.
+def open_published(folder: Path, *, name: str | None = None, tower_folder: Path | None = None) -> Published:
+    """Read and check a checkpoint folder. `name` is its published name where the folder's own says nothing;
+    `tower_folder` holds a CLIP model whose tower takes the place of the checkpoint's copy.
 
     Raises:
         CheckpointError: it is not a sound LLMGA checkpoint.
@@ -71,7 +72,11 @@ def open_published(folder: Path, *, name: str | None = None) -> Published:
             f"Known: {', '.join(ARCHITECTURES)}.",
         )
     _check_multimodal(path, config)
-    tower = find_tower(folder, str(config["mm_vision_tower"]))
+    given: dict[str, Tensor] = {}
+    if tower_folder is None:
+        tower = find_tower(folder, str(config["mm_vision_tower"]))
+    else:
+        tower, given = read_tower(tower_folder)
     vocabulary = open_vocabulary(folder, architecture)
     tokens = vocabulary.tokens
     name = name or folder.resolve().name
@@ -85,8 +90,13 @@ def open_published(folder: Path, *, name: str | None = None) -> Published:
     _check_index(folder, tensors)
     expected = language_model_shapes(path, architecture, config)
     expected |= _projector_shapes(path, config, tower)
-    expected |= {TOWER_PREFIX + key: shape for key, shape in tower.shapes().items()}
+    replaced = {key: "another tower takes its place" for key in tensors if given and key.startswith(TOWER_PREFIX)}
+    if given:
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in replaced}
+    else:
+        expected |= {TOWER_PREFIX + key: shape for key, shape in tower.shapes().items()}
     dropped = _account(folder, expected, tensors, is_tied="lm_head.weight" not in expected)
+    tensors |= {TOWER_PREFIX + key: replace(tensor, name=TOWER_PREFIX + key) for key, tensor in given.items()}
     rows = integer(path, config, "vocab_size")
     if max(tokens.values()) >= rows:
         raise CheckpointError(
@@ -107,6 +117,8 @@ def open_published(folder: Path, *, name: str | None = None) -> Published:
             read_json(file)
     if tower.origin.endswith("/config.json"):
         small.append(folder / tower.origin)
+    if tower_folder is not None:
+        shards += [tower_folder / "config.json", tower_folder / "model.safetensors"]
     return Published(
         folder=folder,
         name=name,
@@ -115,7 +127,7 @@ def open_published(folder: Path, *, name: str | None = None) -> Published:
         family=family_of(model_type, tokens, name),
         tower=tower,
         tensors={key: tensor for key, tensor in tensors.items() if key not in dropped},
-        dropped=dropped,
+        dropped=dropped | replaced,
         vocabulary=vocabulary,
         files=[*small, *shards],
         ignored=ignored,
@@ -207,6 +219,10 @@ def _account(
                     tensor.path,
                     f"tensor {key!r} has shape {list(tensor.shape)}, the configuration asks for {list(expected[key])}",
                     SEE_PUBLISHED,
+                )
+            if tensor.dtype not in FLOATS:
+                raise CheckpointError(
+                    tensor.path, f"tensor {key!r} has dtype {tensor.dtype}", f"Use one in {', '.join(FLOATS)}."
                 )
             continue
         reason = next((why for end, why in _DROPPED.items() if key.endswith(end)), None)

@@ -22,7 +22,8 @@ from services.mllm.checkpoints.errors import DOWNLOAD_AGAIN, CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 COPY_BYTES = 16 * 1024 * 1024
-DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2}  # what the published checkpoints hold
+FLOATS = ("F32", "F16", "BF16")  # what the published checkpoints hold
+DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8}  # integers: positions that older versions saved, dropped
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int) -> Tensor:
         raise CheckpointError(
             path,
             f"tensor {name!r} has dtype {str(dtype)[:20]!r}",
-            f"Use a checkpoint in one of {', '.join(DTYPE_BYTES)}; quantisation is chosen when serving.",
+            f"Use a checkpoint in one of {', '.join(FLOATS)}; quantisation is chosen when serving.",
         )
     if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
         raise CheckpointError(path, f"tensor {name!r} has not as many bytes as its shape says", DOWNLOAD_AGAIN)

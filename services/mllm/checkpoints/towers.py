@@ -4,16 +4,19 @@ A published checkpoint holds a copy of the tower's weights but not its configura
 that, and may name a private folder of the authors (LLMGA.md §1.2). So the configuration comes from a folder
 of that name inside the checkpoint if there is one, and otherwise it is CLIP ViT-L/14 at 336 px, the only
 tower LLMGA was trained with; either way the copy's shapes must agree with it.
+
+Another tower may be given in the copy's place: the released command lines load OpenAI's own weights, of which the
+copy is the bfloat16 rounding (LLMGA.md §1.4).
 """
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.mllm.checkpoints.errors import CheckpointError
+from services.mllm.checkpoints.errors import USE_SAFETENSORS, CheckpointError
 from services.mllm.checkpoints.families import Shape
+from services.mllm.checkpoints.files import read_json
+from services.mllm.checkpoints.tensors import FLOATS, Tensor, read_header
 
 CLIP_L_336: dict[str, Any] = {
     "hidden_act": "quick_gelu",
@@ -106,16 +109,38 @@ def find_tower(folder: Path, name: str) -> Tower:
     path = folder / name / "config.json"
     if not is_plain_name or not path.is_file():
         return Tower(dict(CLIP_L_336), "CLIP ViT-L/14 at 336 px, built in")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise CheckpointError(path, "it is not a JSON object", _REMEDY)
+    found = read_json(path)
     return Tower(_checked(path, found.get("vision_config", found)), f"{name}/config.json")
 
 
-def _checked(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
+def read_tower(folder: Path) -> tuple[Tower, dict[str, Tensor]]:
+    """Return a CLIP model's tower, and its tensors by their names below `vision_model.`; its text part is left out.
+
+    Raises:
+        CheckpointError: it is no CLIP model in safetensors format.
+    """
+    path, weights = folder / "config.json", folder / "model.safetensors"
+    if not weights.is_file():
+        raise CheckpointError(weights, "there are no weights of a tower", USE_SAFETENSORS)
+    found = read_json(path)
+    tower = Tower(_checked(path, found.get("vision_config", found)), f"{folder.resolve().name}, given")
+    tensors = read_header(weights)
+    chosen = {}
+    for name, shape in tower.shapes().items():
+        tensor = tensors.get(f"vision_model.{name}")
+        if tensor is None or tensor.shape != shape or tensor.dtype not in FLOATS:
+            raise CheckpointError(
+                weights,
+                f"tensor 'vision_model.{name}' is missing, or not {list(shape)} floating-point values",
+                "Name a CLIP model in the Hugging Face layout, such as openai/clip-vit-large-patch14-336.",
+            )
+        chosen[name] = tensor
+    return tower, chosen
+
+
+def _checked(path: Path, found: object) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise CheckpointError(path, "its vision_config is no JSON object", _REMEDY)
     config = {key: found.get(key, value) for key, value in CLIP_L_336.items()}
     for key in _NUMBERS:
         value = config[key]

@@ -6,6 +6,7 @@ The families' code decides which files count: those trained with the slow tokeni
 chat template, no path.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,20 @@ def open_vocabulary(folder: Path, architecture: Architecture) -> Vocabulary:
     Raises:
         CheckpointError: there is none, or it cannot be used.
     """
+    vocabulary = _read(folder, architecture)
+    # A second of the start-up, and vLLM needs it too: what it cannot read would end it later, without a remedy.
+    from tokenizers import Tokenizer
+
+    try:
+        ids = Tokenizer.from_str(json.dumps(vocabulary.content)).get_vocab(with_added_tokens=True)
+    except Exception:  # a bare exception for whatever it cannot read
+        raise CheckpointError(vocabulary.path, "it is no tokenizer that can be loaded", DOWNLOAD_AGAIN) from None
+    if ids != vocabulary.tokens:
+        raise CheckpointError(vocabulary.path, "its ids contradict each other", DOWNLOAD_AGAIN)
+    return vocabulary
+
+
+def _read(folder: Path, architecture: Architecture) -> Vocabulary:
     settings = _optional(folder / "tokenizer_config.json")
     special = _optional(folder / "special_tokens_map.json")
     parts = {name: token for name in PARTS if (token := _content(settings.get(name) or special.get(name)))}

@@ -175,7 +175,8 @@ def write_published(folder: Path, family: str = "qwen2", *, shards: int = 1) -> 
     tensors = {name: rng.standard_normal(shape).astype(np.float16) for name, shape in tensors_of(family, rows).items()}
     write_weights(folder, tensors, shards=shards)
     write_config(folder, family, rows)
-    added = [{"id": index, "content": token, "special": True} for index, token in enumerate(SPECIAL[family])]
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    added = [{"id": index, "content": token, **flags} for index, token in enumerate(SPECIAL[family])]
     write_json(
         folder / "tokenizer.json",
         {"added_tokens": added, "model": {"type": "BPE", "vocab": {t: i for i, t in enumerate(tokens)}, "merges": []}},

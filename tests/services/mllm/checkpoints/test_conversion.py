@@ -8,9 +8,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from services.mllm.checkpoints import CheckpointError, convert, prepare
 from services.mllm.checkpoints.conversion import hf_name
@@ -19,11 +21,13 @@ from tests.services.mllm.checkpoints.published import (
     MODEL_TYPES,
     SIDE,
     SMALL,
+    TOWER,
     change_json,
     read_tensors,
     rewrite_tensors,
     tensors_of,
     write_config,
+    write_json,
     write_published,
     write_weights,
 )
@@ -98,6 +102,19 @@ def test_the_picture_s_id_is_one_that_the_model_never_writes(
     assert (facts.image_token_id not in published["model"]["vocab"].values()) is is_new
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_row_of_the_model_has_a_token_and_those_added_are_left_out_of_texts(family: str, tmp_path: Path) -> None:
+    source = write_published(tmp_path / f"llmga-{family.replace('llama2', 'llama-2')}", family)
+    convert(source, tmp_path / "target")
+    config = json.loads((tmp_path / "target" / "config.json").read_text())
+    tokenizer = Tokenizer.from_file(str(tmp_path / "target" / "tokenizer.json"))
+    assert sorted(tokenizer.get_vocab().values()) == list(range(config["text_config"]["vocab_size"]))
+    last = config["text_config"]["vocab_size"] - 1
+    if family in {"qwen2", "phi3"}:
+        assert tokenizer.id_to_token(last) == f"<|spare_row_{last}|>"
+        assert tokenizer.decode([last], skip_special_tokens=True) == ""
+
+
 def test_the_configuration_is_what_servers_read(tmp_path: Path) -> None:
     source = write_published(tmp_path / "llmga-mistral", "mistral")
     facts = convert(source, tmp_path / "target")
@@ -124,12 +141,91 @@ def test_buffers_are_dropped_and_named_in_the_report(tmp_path: Path) -> None:
             {
                 "model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(4, np.float32),
                 "model.image_newline": np.zeros(HIDDEN, np.float16),
+                TOWER + "embeddings.position_ids": np.arange(5),
             }
         ),
     )
     facts = convert(source, tmp_path / "target")
-    assert set(facts.dropped) == {"model.layers.0.self_attn.rotary_emb.inv_freq", "model.image_newline"}
+    assert set(facts.dropped) == {
+        "model.layers.0.self_attn.rotary_emb.inv_freq",
+        "model.image_newline",
+        TOWER + "embeddings.position_ids",
+    }
     assert not [name for name in read_tensors(tmp_path / "target") if "inv_freq" in name or "newline" in name]
+
+
+def write_clip(folder: Path) -> Path:
+    """Write a whole CLIP model of the small tower's sizes, float32: what `openai/clip-…` is."""
+    folder.mkdir()
+    rng = np.random.default_rng(9)
+    tensors: dict[str, np.ndarray[Any, np.dtype[Any]]] = {
+        "vision_model." + name.removeprefix(TOWER): rng.standard_normal(shape).astype(np.float32)
+        for name, shape in tensors_of("qwen2", 9).items()
+        if name.startswith(TOWER)
+    }
+    tensors["vision_model.embeddings.position_ids"] = np.arange(5)
+    tensors["text_model.final_layer_norm.weight"] = np.ones(7, np.float32)
+    write_weights(folder, tensors)
+    vision = {
+        "hidden_size": SMALL.tower_hidden,
+        "image_size": SIDE,
+        "intermediate_size": SMALL.tower_inner,
+        "num_attention_heads": 2,
+        "num_hidden_layers": SMALL.tower_layers,
+        "patch_size": SMALL.patch,
+    }
+    write_json(folder / "config.json", {"model_type": "clip", "vision_config": vision})
+    return folder
+
+
+@pytest.mark.parametrize("has_copy", [True, False])
+def test_a_tower_that_is_given_takes_the_place_of_the_copy(has_copy: bool, tmp_path: Path) -> None:
+    source, clip = write_published(tmp_path / "source"), write_clip(tmp_path / "clip")
+    if not has_copy:
+        rewrite_tensors(
+            source / "model.safetensors",
+            lambda tensors: [tensors.pop(name) for name in list(tensors) if name.startswith(TOWER)],
+        )
+        with pytest.raises(CheckpointError, match="tensors are missing"):
+            convert(source, tmp_path / "without")
+    facts = convert(source, tmp_path / "target", tower=clip)
+    before, after, given = read_tensors(source), read_tensors(tmp_path / "target"), read_tensors(clip)
+    own = {name for name in before if name.startswith(TOWER)}
+    assert set(facts.dropped) == own
+    assert facts.tower == "clip, given"
+    seen = {name: tensor for name, tensor in after.items() if name.startswith("vision_tower.")}
+    assert len(seen) == len(given) - 2, "all of it but the positions and the text part"
+    for name, tensor in seen.items():
+        np.testing.assert_array_equal(tensor, given[name.removeprefix("vision_tower.")])
+    assert set(after) - set(seen) == {hf_name(name) for name in before} - {hf_name(name) for name in own}
+    assert prepare(str(source), tmp_path / "cache", tower=str(clip)).facts.tower == "clip, given"
+    with pytest.raises(CheckpointError, match="LLMGA_MLLM__TOWER"):
+        prepare(str(tmp_path / "target"), tmp_path / "cache", tower=str(clip))
+
+
+def test_another_tower_is_another_conversion(tmp_path: Path) -> None:
+    source, clip = write_published(tmp_path / "source"), write_clip(tmp_path / "clip")
+    first = prepare(str(source), tmp_path / "cache", tower=str(clip))
+    rewrite_tensors(clip / "model.safetensors", lambda tensors: tensors["vision_model.post_layernorm.bias"].fill(0))
+    folders = {first.folder, prepare(str(source), tmp_path / "cache", tower=str(clip)).folder}
+    assert len(folders | {prepare(str(source), tmp_path / "cache").folder}) == 3
+
+
+@pytest.mark.parametrize("change", ["missing", "shape", "integer", "pickle"])
+def test_a_tower_that_does_not_fit_is_refused(change: str, tmp_path: Path) -> None:
+    source, clip = write_published(tmp_path / "source"), write_clip(tmp_path / "clip")
+    name, weights = "vision_model.post_layernorm.bias", clip / "model.safetensors"
+    if change == "pickle":
+        weights.rename(clip / "pytorch_model.bin")
+    else:
+        new: dict[str, dict[str, Any]] = {
+            "missing": {},
+            "shape": {name: np.zeros(3, np.float32)},
+            "integer": {name: np.zeros(16, np.int64)},
+        }
+        rewrite_tensors(weights, lambda tensors: (tensors.pop(name), tensors.update(new[change])))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: (there are no|tensor)"):
+        convert(source, tmp_path / "target", tower=clip)
 
 
 def test_a_private_tower_path_is_overridden(tmp_path: Path) -> None:

@@ -163,6 +163,16 @@ CASES: dict[str, tuple[Break, str, str]] = {
     "a config nested without end": (_text("config.json", "[" * 100_000), "config.json", "Download"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json", "Download"),
     "a tokenizer without tokens": (_text("tokenizer.json", '{"model": {"vocab": {}}}'), "tokenizer.json", "Download"),
+    "a tokenizer of no known kind": (
+        lambda f: change_json(f / "tokenizer.json", lambda t: t["model"].update(type="Own")),
+        "tokenizer.json",
+        "Download",
+    ),
+    "two ids for a token": (
+        lambda f: change_json(f / "tokenizer.json", lambda t: t["added_tokens"][0].update(id=30)),
+        "tokenizer.json",
+        "contradict",
+    ),
     "another model": (_config(model_type="bert"), "config.json", "llava_Qwen2"),
     "a text-only model": (_config(mm_vision_tower=None), "config.json", "multimodal"),
     "another projector": (_config(mm_projector_type="linear"), "config.json", "mlp2x_gelu"),
@@ -187,6 +197,7 @@ CASES: dict[str, tuple[Break, str, str]] = {
     "a shape that lies about its bytes": (_header(lambda header: header[NORM].update(shape=[10**9])), WEIGHTS, NORM),
     "an entry that is no object": (_header(lambda header: header.update({NORM: 7})), WEIGHTS, NORM),
     "an integer dtype": (_tensors(lambda t: t.update({NORM: np.zeros(32, np.int32)})), WEIGHTS, "F32"),
+    "a long integer dtype": (_tensors(lambda t: t.update({NORM: np.zeros(32, np.int64)})), WEIGHTS, "F32"),
     "a missing tensor": (_tensors(lambda t: t.pop(NORM)), "qwen2", NORM),
     "a surplus tensor": (_tensors(lambda t: t.update({"model.extra": np.zeros(3, np.float16)})), WEIGHTS, "extra"),
     "a head beside a tied embedding": (

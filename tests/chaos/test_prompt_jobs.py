@@ -9,6 +9,7 @@ import json
 import os
 import random
 import signal
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -64,13 +65,15 @@ class Client:
 
     async def act(self, http: httpx.AsyncClient) -> None:
         """Submit, follow, and do what is to be done."""
-        while (answer := await http.post("/v1/generations", json=self.body)).status_code == 503:
-            # No worker is there, or not yet again: nothing was accepted.
-            await asyncio.sleep(float(answer.headers["Retry-After"]))
-        assert answer.status_code == 202, answer.text
-        self.job_id = answer.json()["id"]
+        key = {"Idempotency-Key": uuid.uuid4().hex}
+        self.job_id = (await asked(http, "POST", "/v1/generations", json=self.body, headers=key)).json()["id"]
         if self.conduct == "cancels" and self.at_event == 0:
             await self._cancel(http)
+        while await self._follow(http) == 503:
+            await asyncio.sleep(1)
+
+    async def _follow(self, http: httpx.AsyncClient) -> int:
+        """Read the job's events until it ends or the client leaves; return the status of the answer."""
         async with http.stream("GET", f"/v1/jobs/{self.job_id}/events") as stream:
             async for line in stream.aiter_lines():
                 if not line.startswith("event: "):
@@ -78,20 +81,29 @@ class Client:
                 self.seen.append(line.removeprefix("event: "))
                 if len(self.seen) > self.at_event:
                     if self.conduct == "leaves":
-                        return
+                        break
                     if self.conduct == "cancels" and self.canceled is None:
                         await self._cancel(http)
+            return stream.status_code
 
     async def _cancel(self, http: httpx.AsyncClient) -> None:
-        answer = await http.post(f"/v1/jobs/{self.job_id}/cancel")
+        answer = await asked(http, "POST", f"/v1/jobs/{self.job_id}/cancel")
         self.canceled = Job.model_validate(answer.json())
+
+
+async def asked(http: httpx.AsyncClient, method: str, path: str, **options: Any) -> httpx.Response:
+    """Return the answer; ask again when told to: no worker may be there, or a busy machine too slow for a moment."""
+    while (answer := await http.request(method, path, **options)).status_code == 503:
+        await asyncio.sleep(float(answer.headers["Retry-After"]))
+    assert answer.is_success, answer.text
+    return answer
 
 
 async def ended(http: httpx.AsyncClient, job_id: str) -> Job:
     """Return the job when it has ended."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            job = Job.model_validate((await http.get(f"/v1/jobs/{job_id}")).json())
+            job = Job.model_validate((await asked(http, "GET", f"/v1/jobs/{job_id}")).json())
             if job.status in TERMINAL:
                 return job
             await asyncio.sleep(0.2)
@@ -99,7 +111,7 @@ async def ended(http: httpx.AsyncClient, job_id: str) -> Job:
 
 async def history(http: httpx.AsyncClient, job_id: str) -> list[Event]:
     """Return all events of a job that has ended."""
-    text = (await http.get(f"/v1/jobs/{job_id}/events", headers={"Accept": "text/event-stream"})).text
+    text = (await asked(http, "GET", f"/v1/jobs/{job_id}/events")).text
     events = []
     for block in text.strip().split("\n\n"):
         values = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line and not line.startswith(":"))

@@ -8,8 +8,9 @@ fails, to be tried again, and the process is told to end.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Self
 
 from services.mllm.pictures import Picture, picture_of
 from services.mllm.tasks import Written, carry_out, work_of
@@ -46,6 +47,7 @@ class PromptJobs:
         self._artifacts = artifacts
         self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
         self._clock = clock
+        self.finishing = 0  # jobs that vLLM is done with, and the queue not yet
 
     async def handle(self, claim: Claim) -> None:
         """Write the prompt of one job.
@@ -84,24 +86,34 @@ class PromptJobs:
         told_at = 0.0
         waiting = ""
         written: Written | None = None
-        async with aclosing(parts):
+        async with aclosing(parts), _Teller(claim) as teller:
             async for part in parts:
                 if isinstance(part, Written):
                     written = part
                     break
                 waiting += part
                 now = self._clock()
-                if now - told_at < 1 / MAX_DELTAS_PER_S:
+                if teller.is_busy or now - told_at < 1 / MAX_DELTAS_PER_S:
                     continue
                 if not told_at:
                     metrics.TIME_TO_FIRST_DELTA_SECONDS.observe(now - started)
                 told_at = now
-                await claim.emit(EventType.PROMPT_DELTA, {"text": waiting})
+                teller.tell(waiting)
                 waiting = ""
-        if waiting:
-            await claim.emit(EventType.PROMPT_DELTA, {"text": waiting})
-        assert written is not None, "the work ends with an answer or an error"
-        await claim.advance(_prompt(written))
+            with self._finishing_one():
+                await teller.done()
+                if waiting:
+                    await claim.emit(EventType.PROMPT_DELTA, {"text": waiting})
+                assert written is not None, "the work ends with an answer or an error"
+                await claim.advance(_prompt(written))
+
+    @contextmanager
+    def _finishing_one(self) -> Iterator[None]:
+        self.finishing += 1
+        try:
+            yield
+        finally:
+            self.finishing -= 1
 
     async def _picture(self, claim: Claim) -> Picture | None:
         image_id = claim.job.request.image
@@ -126,6 +138,38 @@ class PromptJobs:
             temperature=self._settings.temperature,
             seed=request.seed,
         )
+
+
+class _Teller:
+    """Tells deltas beside the writing, one at a time: a slow queue makes them fewer and holds up nothing."""
+
+    def __init__(self, claim: Claim) -> None:
+        self._claim = claim
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the last delta is still on its way."""
+        return self._task is not None and not self._task.done()
+
+    def tell(self, text: str) -> None:
+        """Begin to tell a delta; raises what telling the last one did."""
+        if self._task is not None:
+            self._task.result()
+        self._task = asyncio.create_task(self._claim.emit(EventType.PROMPT_DELTA, {"text": text}))
+
+    async def done(self) -> None:
+        """Wait until the last delta was told; raises what telling it did."""
+        if self._task is not None:
+            await self._task
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
 
 def _prompt(written: Written) -> GenerationPrompt:

@@ -82,11 +82,14 @@ class VLLMEngine:
             output_kind=RequestOutputKind.DELTA,
         )
         asked = TokensPrompt(prompt_token_ids=token_ids)
-        if picture is not None:
+        renderer = self._client.renderer
+        if picture is None:
+            (prompt,) = renderer.render_cmpl([asked])  # nothing to compute, so nothing to wait for
+        else:
             asked["multi_modal_data"] = {"image": await asyncio.to_thread(_shrunk, picture, self._image_side)}
             # vLLM keeps what it has computed for a picture under this name.
             asked["multi_modal_uuids"] = {"image": [picture.key]}
-        (prompt,) = await self._client.renderer.render_cmpl_async([asked])
+            (prompt,) = await renderer.render_cmpl_async([asked])
         outputs = self._client.generate(prompt, params, request_id, priority=priority)
         try:
             async with aclosing(outputs):

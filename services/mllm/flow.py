@@ -31,8 +31,8 @@ class Flow:
 
     @property
     def capacity(self) -> int:
-        """The most jobs that are ever in hand."""
-        return self._max_running + self.ahead
+        """The most jobs that are ever in hand: those in vLLM, and as many that tell the queue of their end."""
+        return 2 * self._max_running
 
     def room(self) -> int:
         """Return how many more requests to give to vLLM."""
@@ -40,4 +40,4 @@ class Flow:
         if load.waiting and load.unfinished:
             # It could not start all of them: what runs is all that fits.
             return max(self.ahead - max(load.unfinished - load.running, 0), 0)
-        return max(self.capacity - load.unfinished, 0)
+        return max(self._max_running + self.ahead - load.unfinished, 0)

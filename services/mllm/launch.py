@@ -21,6 +21,10 @@ KEPT_WHOLE = ("*vision_tower*", "*multi_modal_projector*")
 # A smaller model gains nothing from a second thread; on a busy machine it waits a time slice at every
 # barrier.
 ONE_THREAD_PARAMETERS = 50_000_000
+# Such a model runs inside vLLM's engine process. The process that vLLM gives it otherwise on a CPU talks to the
+# engine through shared memory that both watch by spinning: two whole cores for one thread of work. By its full
+# name, as vLLM takes the short one back on CPUs: there it could not set OpenMP's variables, which are set here.
+IN_ENGINE_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 CPU_BATCHED_TOKENS = 4_096  # of prompts in one step
 MAX_LOGPROBS = 20  # per generated token, for those who check a deployment
 
@@ -84,6 +88,8 @@ def vllm_arguments(settings: Settings, options: Options, prepared: Prepared, *, 
     if options.device_kind == "cpu":
         budget = cpu_batched_tokens(options.max_model_len, options.max_concurrency, prepared.facts.image_tokens)
         arguments += ["--no-enable-chunked-prefill", f"--max-num-batched-tokens={budget}"]
+        if prepared.facts.parameters < ONE_THREAD_PARAMETERS:
+            arguments.append(f"--distributed-executor-backend={IN_ENGINE_EXECUTOR}")
     return arguments
 
 

@@ -147,8 +147,8 @@ class GenerationPromptPlugin:
 
             def load() -> Load:
                 found = engine.load()
-                # A job that was claimed a moment ago is not in vLLM yet.
-                return replace(found, unfinished=max(found.unfinished, consumer.running))
+                # A job that was claimed a moment ago is not in vLLM yet; one that only tells its end is no longer.
+                return replace(found, unfinished=max(found.unfinished, consumer.running - jobs.finishing))
 
             flow = Flow(settings.mllm.max_concurrency, load)
             consumer = Consumer(

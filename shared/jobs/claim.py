@@ -48,13 +48,16 @@ class Claim:
         token: str,
         worker: str,
         lease_ms: int,
+        left: int = 0,
     ) -> None:
+        """`left`: how many jobs of the stage were still queued after this one was handed out."""
         self.job = job
         self.tenant = tenant
         self.batch_key = batch_key
         self.token = token
         self.worker = worker
         self.lease_ms = lease_ms
+        self.left = left
         self.attempt = job.attempts
         self.lost = asyncio.Event()
         self._ended = False

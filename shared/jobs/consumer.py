@@ -28,6 +28,7 @@ logger = logging.getLogger("llmga.jobs")
 POLL_S = 1.0  # looks for work this often without being woken
 REAP_S = 1.0
 PAUSE_S = 0.3  # after an error of the server
+CLAIMS_AT_ONCE = 8  # while jobs are queued: a way to the server and back takes long on a busy machine
 CANCEL_S = 10.0  # for a handler to end after it was told to
 STALLED_AFTER_S = 60.0  # longer than every time-out of one turn of the loop together
 
@@ -63,6 +64,7 @@ class Consumer:
         self._running: dict[asyncio.Task[None], Claim] = {}
         self._wake = asyncio.Event()
         self._turned_at: float | None = None
+        self._leaves_work = False  # whether the last look left jobs in the queue, or did not look for want of room
         self._giving_back = False  # what does not succeed now was told to stop: no attempt is counted
 
     @property
@@ -124,12 +126,18 @@ class Consumer:
                 claim.lose(JobCanceled(f"job {claim.job.id} was canceled"))
 
     async def _loop(self, stop: asyncio.Event, keeper: LeaseKeeper) -> None:
+        wanted = 1
         while not stop.is_set():
             raise_if_canceled()
             self._turned_at = time.monotonic()
             self._wake.clear()
+            free = self.free()
+            self._leaves_work = free <= 0
             try:
-                if self.free() > 0 and await self._take(keeper):
+                if free > 0 and (left := await self._take_several(min(free, wanted), keeper)):
+                    self._leaves_work = True
+                    # What one claim takes may decide which batch keys the next one asks for.
+                    wanted = min(left, CLAIMS_AT_ONCE) if self._batch_keys is None else 1
                     continue
             except (QueueUnavailable, RedisError, OSError) as error:
                 logger.warning("cannot claim jobs now", extra={"error": type(error).__name__})
@@ -139,25 +147,36 @@ class Consumer:
                 logger.exception("claiming failed")
                 await asyncio.sleep(PAUSE_S)
                 continue
+            wanted = 1
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_S):
                     await self._wake.wait()
 
-    async def _take(self, keeper: LeaseKeeper) -> bool:
+    async def _take_several(self, count: int, keeper: LeaseKeeper) -> int:
+        """Claim that many jobs at once; return how many are left, 0 also when there were not so many to take."""
+        lefts = await asyncio.gather(*(self._take(keeper) for _ in range(count)), return_exceptions=True)
+        for left in lefts:
+            if isinstance(left, BaseException):
+                raise left
+        return min(left for left in lefts if isinstance(left, int))
+
+    async def _take(self, keeper: LeaseKeeper) -> int:
+        """Claim one job; return how many are left, 0 also when there was none to take."""
         batch_keys = None if self._batch_keys is None else self._batch_keys()
         claimed_at = time.monotonic()
         claim = await self._queue.claim(self._stage, worker=self._worker, batch_keys=batch_keys)
         if claim is None:
-            return False
+            return 0
         keeper.hold(claim, claimed_at)
         task = asyncio.create_task(self._work(claim, keeper), name=f"job {claim.job.id}")
         self._running[task] = claim
         task.add_done_callback(self._forget)
-        return True
+        return claim.left
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._running.pop(task, None)
-        self._wake.set()
+        if self._leaves_work or self._batch_keys is not None:
+            self._wake.set()
 
     async def _work(self, claim: Claim, keeper: LeaseKeeper) -> None:
         with bind(job_id=claim.job.id, worker=self._worker):

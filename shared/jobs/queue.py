@@ -330,6 +330,7 @@ class JobQueue:
             token=token,
             worker=worker,
             lease_ms=self.settings.lease_ms,
+            left=reply.left,
         )
 
     def _check_size(self, encoded: str) -> None:

@@ -61,12 +61,14 @@ class ViewReply:
 
 @dataclass(frozen=True, slots=True)
 class ClaimReply:
-    """A claimed job (`job_id` is None when none was found) and the jobs that were dropped on the way."""
+    """A claimed job (`job_id` is None when none was found), the jobs that were dropped on the way, and how many are
+    left in the stage."""
 
     job_id: str | None
     record: Mapping[str, str]
     waited_ms: int
     dropped: Sequence[str]
+    left: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +156,9 @@ class Scripts:
         """Hand out the next job of a stage."""
         reply = await self._call("claim", stage, worker, token, self._expired, *batch_keys)
         if reply is None:
-            return ClaimReply(None, {}, -1, ())
-        job_id, record, waited_ms, dropped = reply
-        return ClaimReply(job_id, _pairs(record), waited_ms, dropped)
+            return ClaimReply(None, {}, -1, (), 0)
+        job_id, record, waited_ms, dropped, left = reply
+        return ClaimReply(job_id, _pairs(record), waited_ms, dropped, left)
 
     async def emit(self, *, job_id: str, token: str, number: int, events: Sequence[tuple[str, str]]) -> str:
         """Append events: `ok`, `canceled` or `lost`."""

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Hand the next job of a stage to a worker, under a lease and an attempt token.
 -- Arguments: stage, worker, token, problem of an expired deadline, batch keys that the worker can join (none: any).
--- Answer: false, or {id, record, ms that the job has waited, ids that were dropped instead}.
+-- Answer: false, or {id, record, ms that the job has waited, ids that were dropped instead, jobs left in the stage}.
 local stage, worker, token, expired = argument(1), argument(2), argument(3), argument(4)
 local wanted = {}
 for n = 5, #ARGV - LIMITS do wanted[#wanted + 1] = argument(n) end
@@ -9,10 +9,15 @@ for n = 5, #ARGV - LIMITS do wanted[#wanted + 1] = argument(n) end
 local MAX_PASSES = 3  -- interactive claims while batch work is overdue, before batch gets one: every fourth
 local MAX_DROPPED = 100  -- expired jobs met in one claim; the next call goes on
 
+-- Return how many jobs of the stage are still queued, whether this worker can join them or not.
+local function left()
+  return redis.call('ZCARD', queue_key(stage, 'interactive')) + redis.call('ZCARD', queue_key(stage, 'batch'))
+end
+
 -- The same token is the same call again, after its answer was lost.
 local held = redis.call('GET', base .. 'claim:' .. token)
 if held and redis.call('HGET', job_key(held), 'token') == token then
-  return {held, redis.call('HGETALL', job_key(held)), -1, {}}
+  return {held, redis.call('HGETALL', job_key(held)), -1, {}, left()}
 end
 
 -- Return those wanted batch keys that have jobs in a queue.
@@ -74,7 +79,7 @@ end
 local job = next_job()
 if not job then
   if #dropped == 0 then return false end
-  return {false, {}, -1, dropped}
+  return {false, {}, -1, dropped, left()}
 end
 
 dequeue(job)
@@ -100,4 +105,4 @@ redis.call('ZADD', leases, now_ms + lease_ms, job.id)
 redis.call('SET', base .. 'claim:' .. token, job.id, 'PX', lease_ms)
 append(job.id, 'job.started',
   '{"stage":"' .. stage .. '","attempt":' .. attempt .. ',"worker":' .. cjson.encode(worker) .. '}')
-return {job.id, redis.call('HGETALL', job_key(job.id)), waited_ms, dropped}
+return {job.id, redis.call('HGETALL', job_key(job.id)), waited_ms, dropped, left()}

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from services.mllm.pictures import Picture, picture_of
 from services.mllm.writing import Piece, Sampling
 from shared.artifacts import FolderStore
 from shared.contracts import EventType, GenerationRequest, JobStatus, Lane, OutputFormat, Stage, Task
-from shared.errors import Gone, PromptEmpty
+from shared.errors import Gone, PromptEmpty, QueueUnavailable
 from shared.jobs import DEFAULT_TENANT, Claim, EventFollower, JobCanceled, JobQueue
 from shared.media import encode_image
 from shared.settings import MLLMSettings
@@ -115,6 +115,85 @@ async def test_deltas_are_told_at_a_bounded_rate_and_concatenate_to_the_prompt(
     assert job.prompt is not None
     assert "".join(deltas) == job.prompt.text == " ".join(f"w{number}" for number in range(300))
     assert 1 < len(deltas) <= at_most
+
+
+class Waits(ScriptedEngine):
+    """Writes a few words, then goes on when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = asyncio.Event()
+        self.words = 0
+
+    async def generate(
+        self, token_ids: list[int], sampling: Sampling, *, picture: Picture | None, request_id: str, priority: int
+    ) -> AsyncGenerator[Piece, None]:
+        yield Piece("<gen_image>", [1])
+        for number in range(20):
+            yield Piece(f" w{number}", [1])
+            self.words += 1
+            await asyncio.sleep(0)
+        await self.go_on.wait()
+        yield Piece("</gen_image>", [1], "stop")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_queue_that_is_slow_to_hear_holds_up_no_writing(
+    queue: JobQueue, redis_client: Redis, artifacts: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, claim, hears = Waits(), await claimed(queue), asyncio.Event()
+    emit = claim.emit
+
+    async def slow(*arguments: Any) -> None:
+        await hears.wait()
+        await emit(*arguments)
+
+    monkeypatch.setattr(claim, "emit", slow)
+    handling = asyncio.create_task(
+        PromptJobs(writer(engine), MLLMSettings(), artifacts, clock=Clock(1.0)).handle(claim)
+    )
+    await until(lambda: engine.words == 20)  # the first delta is not told yet
+    hears.set()
+    engine.go_on.set()
+    await handling
+    assert await deltas_of(queue, redis_client, claim.job.id) == ["w0", " " + " ".join(f"w{n}" for n in range(1, 20))]
+
+
+async def test_a_job_that_vllm_is_done_with_holds_no_place_in_it(
+    queue: JobQueue, artifacts: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, hears = await claimed(queue), asyncio.Event()
+    advance = claim.advance
+
+    async def slow(*arguments: Any) -> None:
+        await hears.wait()
+        await advance(*arguments)
+
+    monkeypatch.setattr(claim, "advance", slow)
+    jobs = PromptJobs(writer(ScriptedEngine("<gen_image>a</gen_image>")), MLLMSettings(), artifacts)
+    handling = asyncio.create_task(jobs.handle(claim))
+    await until(lambda: jobs.finishing == 1)
+    hears.set()
+    await handling
+    assert jobs.finishing == 0
+
+
+async def test_a_delta_that_cannot_be_told_ends_the_attempt(
+    queue: JobQueue, artifacts: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, claim = Waits(), await claimed(queue)
+
+    async def refused(*_: Any) -> None:
+        raise QueueUnavailable("The queue is away.", retry_after_s=1)
+
+    monkeypatch.setattr(claim, "emit", refused)
+    with pytest.raises(QueueUnavailable):
+        await PromptJobs(writer(engine), MLLMSettings(), artifacts, clock=Clock(1.0)).handle(claim)
 
 
 async def test_the_job_s_seed_and_the_settings_reach_the_engine(queue: JobQueue, artifacts: FolderStore) -> None:

@@ -2,12 +2,19 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from services.mllm.checkpoints import Facts, Prepared
-from services.mllm.launch import ONE_THREAD_PARAMETERS, cpu_batched_tokens, vllm_arguments, vllm_environment
+from services.mllm.launch import (
+    IN_ENGINE_EXECUTOR,
+    ONE_THREAD_PARAMETERS,
+    cpu_batched_tokens,
+    vllm_arguments,
+    vllm_environment,
+)
 from services.mllm.options import Device, resolve
 from shared.settings import Settings
 
@@ -46,10 +53,11 @@ CPU = Device("cpu", "cpu", 1 << 34)
 GPU = Device("cuda", "GPU", 1 << 34, count=4, capability=(9, 0), has_bitsandbytes=True)
 
 
-def arguments(device: Device, **settings: str) -> list[str]:
+def arguments(device: Device, *, parameters: int = 1, **settings: str) -> list[str]:
     loaded = Settings.load(settings)
     options = resolve(loaded, CONFIG, FACTS, device)
-    return vllm_arguments(loaded, options, Prepared(Path("/models/x"), FACTS), model="mini")
+    facts = replace(FACTS, parameters=parameters)
+    return vllm_arguments(loaded, options, Prepared(Path("/models/x"), facts), model="mini")
 
 
 def environment(device: Device, *, parameters: int = 1, python_path: str = "", **settings: str) -> dict[str, str]:
@@ -142,6 +150,13 @@ def test_only_small_models_run_on_one_thread() -> None:
     large = environment(CPU, parameters=ONE_THREAD_PARAMETERS)
     assert small["OMP_NUM_THREADS"] == "1"
     assert "OMP_NUM_THREADS" not in large
+
+
+def test_a_small_model_runs_inside_the_engine_s_process_on_a_cpu() -> None:
+    option = f"--distributed-executor-backend={IN_ENGINE_EXECUTOR}"
+    assert option in arguments(CPU, parameters=ONE_THREAD_PARAMETERS - 1)
+    assert option not in arguments(CPU, parameters=ONE_THREAD_PARAMETERS)
+    assert option not in arguments(GPU)
 
 
 def test_a_named_gpu_is_the_only_one_seen() -> None:

@@ -171,6 +171,37 @@ async def test_room_that_varies_is_kept_to_and_used_when_it_grows(queue: JobQueu
     await ended(queue, *ids)
 
 
+async def test_backlog_is_claimed_by_several_at_once_and_never_beyond_the_capacity(
+    queue: JobQueue, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = queue.claim
+    asking = most = running = most_running = 0
+
+    async def counted(*arguments: Any, **options: Any) -> Claim | None:
+        nonlocal asking, most
+        asking += 1
+        most = max(most, asking)
+        try:
+            return await claim(*arguments, **options)
+        finally:
+            asking -= 1
+
+    async def handle(taken: Claim) -> None:
+        nonlocal running, most_running
+        running += 1
+        most_running = max(most_running, running)
+        await finish(taken)
+        running -= 1
+
+    monkeypatch.setattr(queue, "claim", counted)
+    ids = [(await submit(queue)).id for _ in range(40)]
+    start(handle, capacity=10)
+    await ended(queue, *ids)
+    assert 1 < most <= 8
+    assert most_running <= 10
+    await check_consistency(queue)
+
+
 @pytest.mark.parametrize("error", [RenderFailed("It is black."), InvalidRequest("Too odd.")])
 async def test_error_of_the_job_ends_it_without_another_attempt(
     queue: JobQueue, start: Start, error: Exception

@@ -20,6 +20,18 @@ async def test_first_in_is_first_out_within_a_tenant(queue: JobQueue) -> None:
     assert await claimed_ids(queue, 20) == [f"j{number}" for number in range(20)]
 
 
+async def test_a_claim_says_how_many_jobs_of_its_stage_are_left(queue: JobQueue) -> None:
+    for number in range(2):
+        await submit(queue, f"i{number}", lane=Lane.INTERACTIVE)
+        await submit(queue, f"b{number}", lane=Lane.BATCH)
+    lefts = []
+    for _ in range(4):
+        taken = await queue.claim(Stage.RENDER, worker="worker-1")
+        assert taken is not None
+        lefts.append(taken.left)
+    assert lefts == [3, 2, 1, 0]
+
+
 async def test_interactive_work_goes_before_batch_work(queue: JobQueue) -> None:
     await submit(queue, "b", lane=Lane.BATCH)
     await submit(queue, "i", lane=Lane.INTERACTIVE)

@@ -5,6 +5,9 @@ whoever finishes it, and one tenant's ids say nothing about another's. `FolderSt
 two files, the bytes and a JSON sidecar. Both are written beside their final place, synced and renamed, the
 bytes last: an artifact is there completely or not at all, and a crash, a full disk or two writers at once
 cannot change that.
+
+Beside the artifacts it holds *states*: what a worker keeps of unfinished work under a name, for whoever goes on with
+it. A state is overwritten, dropped, or lost with the machine; its bytes are whole or it is not there.
 """
 
 import fcntl
@@ -26,8 +29,10 @@ from shared.errors import NotFound, StoreUnavailable
 from shared.settings import Settings, SettingsError
 
 _ID = re.compile(r"img_([0-9a-f]{2})[0-9a-f]{38}")
+_STATE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9][a-z0-9.+-]*")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_STATES = "states"
 _TEMPORARY = ".partial-"
 _TEMPORARY_S = 3_600  # far longer than any write; what is older was left by a process that died
 _RETRY_AFTER_S = 30  # a full disk is freed by the next sweep or by a person
@@ -70,6 +75,19 @@ class ArtifactStore(Protocol):
         Raises:
             NotFound: there is no such artifact of this tenant.
         """
+
+    def save_state(self, name: str, data: bytes) -> None:
+        """Keep a state in the place of the last one of this name, without waiting for the disk.
+
+        Raises:
+            StoreUnavailable: it could not be written; the last one is still there.
+        """
+
+    def load_state(self, name: str) -> bytes | None:
+        """Return the state of this name, None when there is none."""
+
+    def drop_state(self, name: str) -> None:
+        """Forget the state of this name, if there is one."""
 
     def sweep(self, now: float | None = None) -> int:
         """Delete what is older than the retention at `now` (Unix time in seconds); return how many."""
@@ -151,6 +169,28 @@ class FolderStore:
                 raise missing from None
         return stored
 
+    def save_state(self, name: str, data: bytes) -> None:
+        """Keep a state (`ArtifactStore.save_state`)."""
+        path = self._state(name)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            _write(path, data, synced=False)
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            raise StoreUnavailable(f"A state could not be kept: {reason}.", retry_after_s=_RETRY_AFTER_S) from error
+
+    def load_state(self, name: str) -> bytes | None:
+        """Return a state (`ArtifactStore.load_state`)."""
+        try:
+            return self._state(name).read_bytes()
+        except OSError:
+            return None
+
+    def drop_state(self, name: str) -> None:
+        """Forget a state (`ArtifactStore.drop_state`)."""
+        with suppress(OSError):
+            self._state(name).unlink()
+
     def sweep(self, now: float | None = None) -> int:
         """Delete what is older than the retention, and what writers that died left behind."""
         now = time.time() if now is None else now
@@ -161,6 +201,8 @@ class FolderStore:
                 continue  # it goes with its artifact
             if self._remove_if_older(path, now - (_TEMPORARY_S if is_temporary else self._retention_s)):
                 removed += not is_temporary and path.suffix != ".json"
+        for path in (self.root / _STATES).glob("*"):
+            self._remove_if_older(path, now - self._retention_s)
         return removed
 
     def _remove_if_older(self, path: Path, time_s: float) -> bool:
@@ -173,6 +215,11 @@ class FolderStore:
                 _sidecar(path).unlink()
             return True
         return False
+
+    def _state(self, name: str) -> Path:
+        if not _STATE_NAME.fullmatch(name):
+            raise ValueError(f"not a name of a state: {name!r}")
+        return self.root / _STATES / name
 
     def _path(self, valid_id: str) -> Path:
         return self.root / valid_id[4:6] / valid_id
@@ -261,20 +308,22 @@ def _sidecar(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write a file so that it is there with all its bytes, or not at all."""
+def _write(path: Path, data: bytes, *, synced: bool = True) -> None:
+    """Write a file so that it is there with all its bytes, or not at all; `synced`: also after a loss of power."""
     descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
     try:
         with open(descriptor, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    _sync(path.parent)
+    if synced:
+        _sync(path.parent)
 
 
 def _sync(folder: Path) -> None:

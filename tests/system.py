@@ -18,6 +18,7 @@ from tests.processes import is_running, until
 START_S = 900.0  # vLLM takes half a minute on a quiet machine, and minutes on a busy one
 ANSWER_S = 300.0
 RENDER_WORKERS = 2
+LEASE_MS = 8_000  # half of the usual: each test that kills a worker waits for one
 
 
 class System:
@@ -31,7 +32,7 @@ class System:
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 command,
-                env=environment | {"LLMGA_HOME": str(home)},
+                env=environment | {"LLMGA_HOME": str(home), "LLMGA_QUEUE__LEASE_MS": str(LEASE_MS)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

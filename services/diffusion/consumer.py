@@ -2,12 +2,16 @@
 
 A job of n pictures is n requests to the engine, with seeds seed, seed + 1, … Events go out as fast as the
 queue takes them; a slow queue makes them fewer, never the engine slower. A picture's bytes hold nothing that
-differs between two runs, so a job that runs again stores the same pictures under the same ids.
+differs between two runs, so a job that runs again stores the same pictures under the same ids. Each picture's state is
+kept in the artifact store every few steps; whoever gets the job next, here or on another host, goes on from there.
 """
 
 import asyncio
+import functools
 import json
+import logging
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -18,16 +22,19 @@ from services.diffusion.engine import Engine, EngineClosed, EngineFull
 from services.diffusion.handles import Finished, Handle
 from services.diffusion.loading import LoadedModel
 from services.diffusion.requests import Picture, RenderRequest, is_guided, prepare
+from services.diffusion.snapshots import Snapshot, Unusable, fingerprint, pack, resume, unpack
 from services.diffusion.stages import Pixels, encode_file
 from shared import metrics
 from shared.artifacts import ArtifactStore
 from shared.contracts import EventType, ImageResult, Job
 from shared.contracts.generation import parse_size
-from shared.errors import InternalError
+from shared.errors import InternalError, JobError, RequestError, StoreUnavailable
 from shared.jobs import Claim, LeaseLost
 
 TEXT_KEY = "llmga"  # of the PNG text chunk
 SOFTWARE = f"llmga-serve {version('llmga-serve')}"
+_log = logging.getLogger("llmga.diffusion")
+
 _FULL_PAUSE_S = 0.02  # canceled pictures leave within a step
 _STRANGER_PAUSE_S = 1.0  # so that a worker that serves the model can be the next to claim
 
@@ -39,6 +46,10 @@ class Plan:
     prompts: PromptPair
     requests: list[RenderRequest]
     parameters: dict[str, Any]
+
+    def progress(self, index: int, step: int) -> dict[str, Any]:
+        """Return the data of a progress event."""
+        return {"index": index, "step": step, "total_steps": self.requests[index].picture.num_inference_steps}
 
 
 class Renderer:
@@ -69,26 +80,36 @@ class Renderer:
             await claim.release()
             return
         plan = await asyncio.to_thread(make_plan, job, model)
+        states = [f"{job.id}.{index}" for index in range(len(plan.requests))]
+        await asyncio.to_thread(self._go_on, plan.requests, states, model)
         handles: list[Handle] = []
         tasks: list[asyncio.Task[ImageResult]] = []
+        is_over = False
         try:
             for index, request in enumerate(plan.requests):
                 handle = await self._submit(request)
                 handles.append(handle)
                 claim.on_lost(handle.cancel)
-                tasks.append(asyncio.create_task(self._follow(claim, plan, index, handle)))
+                keep = functools.partial(self._save, states[index], fingerprint(request.picture, model))
+                tasks.append(asyncio.create_task(self._follow(claim, plan, index, handle, keep)))
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
                 task.result()  # raises what went wrong first
             images = [task.result() for task in tasks]
+            prompt = plan.prompts.prompt
+            await claim.finish(images, prompt_tokens=prompt.tokens, truncated_tokens=prompt.truncated)
+            is_over = True
+        except (JobError, RequestError):
+            is_over = True
+            raise
         finally:
             for handle in handles:
                 handle.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        prompt = plan.prompts.prompt
-        await claim.finish(images, prompt_tokens=prompt.tokens, truncated_tokens=prompt.truncated)
+            if is_over or claim.canceled:  # of any other end there may be another attempt, here or elsewhere
+                await asyncio.to_thread(self._drop, states)
 
     async def _submit(self, request: RenderRequest) -> Handle:
         while True:
@@ -99,17 +120,54 @@ class Renderer:
             except EngineClosed as error:
                 raise InternalError("The renderer is stopping.") from error
 
-    async def _follow(self, claim: Claim, plan: Plan, index: int, handle: Handle) -> ImageResult:
-        async for event in handle.events():
-            if isinstance(event, Finished):
-                image = await self._keep(claim, plan, index, event.pixels)
-                await claim.emit(EventType.IMAGE_COMPLETED, {"image": image.model_dump(mode="json")})
-                return image
-            progress = {"index": index, "step": event.step, "total_steps": event.total_steps}
-            await claim.emit(EventType.RENDER_PROGRESS, progress)
+    async def _follow(
+        self, claim: Claim, plan: Plan, index: int, handle: Handle, keep: Callable[[Snapshot], None]
+    ) -> ImageResult:
+        loop = asyncio.get_running_loop()
+        keeping: asyncio.Future[None] | None = None
+        resumed = plan.requests[index].steps_done
+        if resumed:
+            await claim.emit(EventType.RENDER_PROGRESS, plan.progress(index, resumed) | {"resumed": True})
+        try:
+            async for event in handle.events():
+                if isinstance(event, Finished):
+                    image = await self._keep(claim, plan, index, event.pixels)
+                    await claim.emit(EventType.IMAGE_COMPLETED, {"image": image.model_dump(mode="json")})
+                    return image
+                if isinstance(event, Snapshot):
+                    if keeping is None or keeping.done():  # a slow store gets fewer
+                        keeping = loop.run_in_executor(self._files, keep, event)
+                    continue
+                await claim.emit(EventType.RENDER_PROGRESS, plan.progress(index, event.step))
+        finally:
+            if keeping is not None:
+                await asyncio.wait([keeping])
         if claim.lost.is_set():
             raise LeaseLost(f"job {claim.job.id} was dropped from the engine")
         raise InternalError("The renderer stopped before the picture was done.")
+
+    def _save(self, name: str, fingerprint: str, snapshot: Snapshot) -> None:
+        try:
+            self._store.save_state(name, pack(snapshot, fingerprint))
+        except StoreUnavailable as error:
+            _log.warning("a snapshot could not be kept: %s", error)  # a killed picture makes more steps again
+
+    def _go_on(self, requests: list[RenderRequest], states: list[str], model: LoadedModel) -> None:
+        """Bring each picture to where an earlier attempt, of whatever worker, has left it."""
+        for request, name in zip(requests, states, strict=True):
+            data = self._store.load_state(name)
+            if data is None:
+                continue
+            try:
+                resume(request, unpack(data, fingerprint(request.picture, model)))
+            except Unusable as reason:
+                _log.info("a picture starts anew: its snapshot is of no use", extra={"reason": str(reason)})
+            else:
+                _log.info("a picture goes on", extra={"calls_done": request.calls_done})
+
+    def _drop(self, states: list[str]) -> None:
+        for name in states:
+            self._store.drop_state(name)
 
     async def _keep(self, claim: Claim, plan: Plan, index: int, pixels: Pixels) -> ImageResult:
         request = claim.job.request

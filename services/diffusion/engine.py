@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from services.diffusion import snapshots
 from services.diffusion.batching import BatchKey, choose
 from services.diffusion.faults import DeviceLost, is_device_lost, is_out_of_memory
 from services.diffusion.handles import Finished, Handle, Progress
@@ -47,7 +48,6 @@ class _Ticket:
     key: BatchKey
     order: int
     waiting_since: int
-    is_encoded: bool = False
 
     @property
     def rows(self) -> int:
@@ -230,12 +230,11 @@ class Engine:
         for ticket in due:
             self.counters.side += 1
             try:
-                if ticket.is_encoded:
+                if ticket.request.wants_prompts:
+                    encode_prompts(ticket.request, self.models[ticket.name])
+                else:
                     pixels = decode_latents(ticket.request.latents, self.models[ticket.name])
                     self._retire(ticket, Finished(pixels))
-                else:
-                    encode_prompts(ticket.request, self.models[ticket.name])
-                    ticket.is_encoded = True
             except Exception as error:
                 self._fail(ticket, error)
             if time.perf_counter() >= until:
@@ -277,7 +276,8 @@ class Engine:
             self.counters.steps += 1
             metrics.DIFFUSION_STEPS.labels(ticket.name).inc()
             total_steps = ticket.request.picture.num_inference_steps
-            ticket.handle.post(Progress(ticket.request.steps_done, total_steps))
+            snapshot = snapshots.take(ticket.request) if snapshots.is_due(ticket.request) else None
+            ticket.handle.post(Progress(ticket.request.steps_done, total_steps), snapshot)
 
     def _predict(self, batch: list[_Ticket]) -> list[tuple[torch.Tensor, bool]]:
         rows = []

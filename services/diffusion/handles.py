@@ -1,6 +1,6 @@
 """The seam between the event loop and the device thread: one handle per picture.
 
-The device thread posts, the loop follows. A handle keeps the latest progress only, so that a slow follower
+The device thread posts, the loop follows. A handle keeps the latest progress and snapshot only, so that a slow follower
 costs nothing: it sees fewer steps, never an old one, and the device thread never waits.
 """
 
@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
+from services.diffusion.snapshots import Snapshot
 from services.diffusion.stages import Pixels
 from shared.errors import LLMGAError
 
@@ -38,6 +39,7 @@ class Handle:
         self._lock = threading.Lock()
         self._is_signaled = False
         self._progress: Progress | None = None
+        self._snapshot: Snapshot | None = None
         self._outcome: Finished | LLMGAError | None = None
         self._is_over = False
         self.is_canceled = False  # written by anybody, read by the device thread at each step
@@ -47,7 +49,7 @@ class Handle:
         self.is_canceled = True
         self._wake()
 
-    async def events(self) -> AsyncIterator[Progress | Finished]:
+    async def events(self) -> AsyncIterator[Progress | Snapshot | Finished]:
         """Follow the picture; ends with `Finished`, or without it when it was canceled.
 
         Raises:
@@ -59,9 +61,12 @@ class Handle:
             with self._lock:
                 self._is_signaled = False
                 progress, self._progress = self._progress, None
+                snapshot, self._snapshot = self._snapshot, None
                 outcome, is_over = self._outcome, self._is_over
             if progress is not None:
                 yield progress
+            if snapshot is not None:
+                yield snapshot
             if isinstance(outcome, LLMGAError):
                 raise outcome
             if outcome is not None:
@@ -69,10 +74,11 @@ class Handle:
             if is_over:
                 return
 
-    def post(self, progress: Progress) -> None:
-        """Tell of progress; for the device thread."""
+    def post(self, progress: Progress, snapshot: Snapshot | None = None) -> None:
+        """Tell of progress, and what to keep of the picture so far; for the device thread."""
         with self._lock:
             self._progress = progress
+            self._snapshot = snapshot or self._snapshot
         self._signal()
 
     def end(self, outcome: Finished | LLMGAError | None) -> None:

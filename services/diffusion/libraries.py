@@ -54,6 +54,8 @@ from transformers import (  # noqa: E402
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModel,
 )
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
@@ -63,6 +65,8 @@ __all__ = [
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
     "CLIPTokenizer",
+    "CLIPVisionConfig",
+    "CLIPVisionModel",
     "DDIMScheduler",
     "DPMSolverMultistepScheduler",
     "EulerAncestralDiscreteScheduler",

@@ -63,7 +63,7 @@ class Denoise:
     timestep_cond: torch.Tensor | None = None
     pooled: torch.Tensor | None = None
     time_ids: torch.Tensor | None = None
-    calls_done: int = 0
+    calls_done: int = 0  # more than 0 at first for a picture that goes on from a snapshot
 
     @property
     def is_done(self) -> bool:
@@ -100,7 +100,7 @@ class Denoise:
 
 @dataclass(slots=True)
 class RenderRequest:
-    """One picture under way. `latents` are float32 (1, 4, h/8, w/8)."""
+    """One picture under way. `latents` are float32 (1, 4, h/8, w/8); `calls_done` counts its UNet calls."""
 
     picture: Picture
     generator: torch.Generator
@@ -109,12 +109,18 @@ class RenderRequest:
     is_guided: bool
     guidance_channels: int | None
     phases: list[Denoise] = field(default_factory=list)
+    calls_done: int = 0
+
+    @property
+    def wants_prompts(self) -> bool:
+        """Whether it cannot go on without its embeddings; a picture that only lacks decoding needs none."""
+        return not self.phases and self.calls_done < self.solver.calls
 
     def condition(self, prompt: Embedding, negative: Embedding | None) -> None:
         """Take the embeddings; the request can be stepped from now on."""
         both = [prompt] if negative is None else [negative, prompt]
         embeds = torch.stack([one.tokens for one in both])
-        phase = Denoise(self.solver, self.picture.guidance_scale, embeds)
+        phase = Denoise(self.solver, self.picture.guidance_scale, embeds, calls_done=self.calls_done)
         if self.guidance_channels is not None:
             phase.timestep_cond = guidance_embedding(self.picture.guidance_scale, self.guidance_channels).to(
                 embeds.device
@@ -136,15 +142,14 @@ class RenderRequest:
         """Take the UNet's answer for the rows of the present phase."""
         phase = self.phases[0]
         self.latents = phase.accept(self.latents, noise_pred)
+        self.calls_done += 1
         if phase.is_done:
             del self.phases[0]
 
     @property
     def steps_done(self) -> int:
         """Steps done of `num_inference_steps`."""
-        if not self.phases:
-            return self.picture.num_inference_steps
-        return self.solver.steps_done(self.phases[0].calls_done)
+        return self.solver.steps_done(self.calls_done)
 
 
 def prepare(

@@ -83,6 +83,8 @@ class Solver:
         self._extra: dict[str, Any] = {"generator": generator} if "generator" in accepted else {}
         if "eta" in accepted:
             self._extra["eta"] = 0.0
+        # What a new scheduler with these timesteps holds anyway; lists are copied, as steps change them in place.
+        self._given = {name: _copied(value) for name, value in vars(self._scheduler).items()}
 
     @property
     def calls(self) -> int:
@@ -106,6 +108,35 @@ class Solver:
         )[0]
         return stepped
 
+    def memory(self) -> dict[str, Any]:
+        """Return what the steps so far have left in the scheduler: its own attributes that are not as they were."""
+        return {
+            name: _copied(value)
+            for name, value in vars(self._scheduler).items()
+            if name not in self._given or not _is_same(value, self._given[name])
+        }
+
+    def remember(self, memory: dict[str, Any], device: torch.device) -> None:
+        """Take over the memory of another solver that was made with the same arguments."""
+        for name, value in memory.items():
+            setattr(self._scheduler, name, _moved(value, device))
+
     def steps_done(self, calls_done: int) -> int:
         """Return the progress in the steps that were asked for, whatever the calls per step."""
         return calls_done * self.num_inference_steps // self.calls
+
+
+def _copied(value: Any) -> Any:
+    return list(value) if isinstance(value, list) else value
+
+
+def _is_same(value: Any, given: Any) -> bool:
+    if isinstance(value, list) and isinstance(given, list):
+        return len(value) == len(given) and all(one is other for one, other in zip(value, given, strict=True))
+    return value is given
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, list):
+        return [_moved(one, device) for one in value]
+    return value.to(device) if isinstance(value, torch.Tensor) else value

@@ -15,6 +15,7 @@ from tests.system import System, pid_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
+STEPS_TO_A_SNAPSHOT = 2 * 5  # one every five, and the last may be on its way to the disk
 LONG_STEPS = 150  # seconds of rendering, so that there is a middle
 PATIENCE_S = 900.0
 JOBS = 20
@@ -73,15 +74,41 @@ def started_again(system: System, service: str, before: int) -> bool:
     return service in services and services[service].pid != before
 
 
-def test_killed_diffusion_worker_loses_no_job(system: System, client: Client) -> None:
-    job_id = system.submit(prompt_mode="verbatim", num_inference_steps=LONG_STEPS)
-    started = until_event(client, job_id, EventType.STARTED, stage=Stage.RENDER)
-    until_event(client, job_id, EventType.RENDER_PROGRESS)
-    victim = pid_of(started.data["worker"])
-    (service,) = [name for name, running in system.run.services.items() if running.pid == victim]
+@pytest.fixture(scope="module")
+def undisturbed(system: System) -> str:
+    """Return the digest of the long picture when nobody is killed."""
+    with Client(system.run.url, patience_s=PATIENCE_S) as client:
+        job_id = system.submit(prompt_mode="verbatim", num_inference_steps=LONG_STEPS, seed=5)
+        check_succeeded_once(client, job_id)
+        (image,) = client.get(job_id).images
+        return image.sha256
+
+
+@pytest.mark.parametrize("step", [0, 1, LONG_STEPS // 2, LONG_STEPS - 1])
+def test_killed_diffusion_worker_loses_no_job_and_few_steps(
+    system: System, client: Client, undisturbed: str, step: int
+) -> None:
+    job_id = system.submit(prompt_mode="verbatim", num_inference_steps=LONG_STEPS, seed=5)
+    reached = 0
+    for event in client.events(job_id):
+        if event.type is EventType.STARTED:
+            victim = pid_of(event.data["worker"])
+        if event.type is EventType.RENDER_PROGRESS:
+            reached = event.data["step"]
+        if reached >= step and event.type is (EventType.RENDER_PROGRESS if step else EventType.STARTED):
+            break
     os.kill(victim, signal.SIGKILL)
+    (service,) = [name for name, running in system.run.services.items() if running.pid == victim]
     events = check_succeeded_once(client, job_id)
     assert starts(events, Stage.RENDER) == [1, 2]
+    second = next(place for place, event in enumerate(events) if event.data.get("attempt") == 2)
+    told = [event.data["step"] for event in events[:second] if event.type is EventType.RENDER_PROGRESS]
+    goes_on = next(event.data for event in events[second:] if event.type is EventType.RENDER_PROGRESS)
+    if max(told, default=0) >= STEPS_TO_A_SNAPSHOT:
+        assert goes_on["resumed"]
+        assert max(told) - goes_on["step"] <= STEPS_TO_A_SNAPSHOT
+    (image,) = client.get(job_id).images
+    assert image.sha256 == undisturbed
     until(lambda: started_again(system, service, victim), what="another worker")
 
 

@@ -374,3 +374,45 @@ def test_metadata_must_be_json(store: FolderStore) -> None:
     with pytest.raises(TypeError):
         store.put(DATA, "image/png", tenant="default", metadata=odd)
     assert files(store.root) == []
+
+
+def test_a_state_is_the_last_one_saved_until_it_is_dropped(store: FolderStore) -> None:
+    assert store.load_state("job.0") is None
+    store.save_state("job.0", b"one")
+    store.save_state("job.0", b"two")
+    store.save_state("job.1", b"other")
+    assert (store.load_state("job.0"), store.load_state("job.1")) == (b"two", b"other")
+    store.drop_state("job.0")
+    store.drop_state("job.0")
+    assert store.load_state("job.0") is None
+    assert files(store.root) == ["job.1"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "../x", "a/b", "/etc/passwd", "a" * 129, "a\n", "\x00"])
+def test_a_state_s_name_leads_nowhere_else(store: FolderStore, name: str) -> None:
+    for use in (store.load_state, store.drop_state, lambda name: store.save_state(name, b"")):
+        with pytest.raises(ValueError, match="not a name"):
+            use(name)
+
+
+def test_sweep_deletes_states_that_nobody_came_back_for(store: FolderStore) -> None:
+    store.save_state("old", b"1")
+    store.save_state("new", b"1")
+    os.utime(store.root / "states" / "old", (0, time.time() - DAY_S - 60))
+    assert store.sweep() == 0  # pictures
+    assert files(store.root) == ["new"]
+
+
+def test_a_state_that_cannot_be_written_leaves_the_last_one(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save_state("job.0", b"one")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StoreUnavailable):
+        store.save_state("job.0", b"two")
+    assert store.load_state("job.0") == b"one"
+    assert files(store.root) == ["job.0"]

@@ -1,0 +1,153 @@
+"""Snapshots: a picture's state between two UNet calls, as bytes that another process goes on from.
+
+What is in one: the latents, what the solver remembers, the generator, the number of calls made. What is not: the
+embeddings, which the prompt gives again bit for bit. Latents and the solver's memory are tensors, the rest JSON in the
+header of the same safetensors file. A snapshot is bound to everything that decides the picture by a fingerprint, and
+one that does not fit is of no use, never an error: the picture then starts anew.
+"""
+
+import hashlib
+import json
+import struct
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from services.diffusion.loading import LoadedModel
+from services.diffusion.requests import Picture, RenderRequest
+
+EVERY_CALLS = 5  # a killed picture makes so many UNet calls again at most
+_FORMAT = "1"
+_LATENTS, _GENERATOR, _SOLVER = "latents", "generator", "solver."
+
+
+class Unusable(Exception):
+    """The bytes are no snapshot of this picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A picture between two calls.
+
+    latents: float32 (1, 4, h/8, w/8); generator: uint8, torch's own form; memory: what the solver remembers, JSON but
+    for tensors.
+    """
+
+    calls_done: int
+    latents: torch.Tensor
+    generator: torch.Tensor
+    memory: dict[str, Any]
+
+
+def is_due(request: RenderRequest) -> bool:
+    """Return whether a picture is to be kept behind the call that it has just made."""
+    return request.phase is None or request.calls_done % EVERY_CALLS == 0
+
+
+def take(request: RenderRequest) -> Snapshot:
+    """Return a picture's state; it shares tensors with the request, which never changes one in place."""
+    return Snapshot(
+        calls_done=request.calls_done,
+        latents=request.latents,
+        generator=request.generator.get_state(),
+        memory=request.solver.memory(),
+    )
+
+
+def resume(request: RenderRequest, snapshot: Snapshot) -> None:
+    """Bring a request that was just prepared to where a snapshot was taken.
+
+    Raises:
+        Unusable: the snapshot does not fit this request.
+    """
+    latents = request.latents
+    if snapshot.latents.shape != latents.shape or not 0 < snapshot.calls_done <= request.solver.calls:
+        raise Unusable("its shape or its number of calls is another")
+    request.generator.set_state(snapshot.generator)
+    request.solver.remember(snapshot.memory, latents.device)
+    request.latents = snapshot.latents.to(latents.device)
+    request.calls_done = snapshot.calls_done
+
+
+def fingerprint(picture: Picture, model: LoadedModel) -> str:
+    """Return a digest of all that decides the bytes of a picture."""
+    decides = {
+        "picture": asdict(picture),
+        "model": model.files.sha256,
+        "dtype": str(model.dtype),
+        "device": model.device.type,
+        "libraries": {name: version(name) for name in ("torch", "diffusers", "transformers")},
+    }
+    del decides["picture"]["lane"]  # how urgent it is
+    return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def pack(snapshot: Snapshot, fingerprint: str) -> bytes:
+    """Return the bytes of a snapshot; waits for the device, so call it from a worker thread."""
+    tensors = {_LATENTS: snapshot.latents, _GENERATOR: snapshot.generator}
+    memory = _flatten(snapshot.memory, tensors)
+    header = {
+        "format": _FORMAT,
+        "fingerprint": fingerprint,
+        "calls_done": str(snapshot.calls_done),
+        "memory": json.dumps(memory),
+    }
+    # A copy of each: the solver may remember one tensor under two names.
+    stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    return save(stored, metadata=header)
+
+
+def unpack(data: bytes, fingerprint: str) -> Snapshot:
+    """Return the snapshot in some bytes.
+
+    Raises:
+        Unusable: the bytes are damaged, of another version, or the state of another picture.
+    """
+    try:
+        header = _metadata(data)
+        if (header["format"], header["fingerprint"]) != (_FORMAT, fingerprint):
+            raise Unusable("it is the state of another picture, or of another version")
+        tensors = load(data)
+        return Snapshot(
+            calls_done=int(header["calls_done"]),
+            latents=tensors[_LATENTS],
+            generator=tensors[_GENERATOR],
+            memory=_unflatten(json.loads(header["memory"]), tensors),
+        )
+    except (SafetensorError, struct.error, ValueError, KeyError, TypeError) as error:
+        raise Unusable("it is damaged") from error
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    (length,) = struct.unpack_from("<Q", data)
+    found: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    return found
+
+
+def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """Return a value as JSON, with its tensors put aside under names."""
+    if isinstance(value, torch.Tensor):
+        name = f"{_SOLVER}{len(tensors)}"
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, list):
+        return [_flatten(one, tensors) for one in value]
+    if isinstance(value, dict):
+        return {"values": {name: _flatten(one, tensors) for name, one in value.items()}}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a solver remembers a {type(value).__name__}, which no snapshot can hold")
+
+
+def _unflatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unflatten(one, tensors) for one in value]
+    if isinstance(value, dict) and "tensor" in value:
+        return tensors[value["tensor"]]
+    if isinstance(value, dict):
+        return {name: _unflatten(one, tensors) for name, one in value["values"].items()}
+    return value

@@ -26,9 +26,9 @@ from services.diffusion.snapshots import Snapshot, Unusable, fingerprint, pack, 
 from services.diffusion.stages import Pixels, encode_file
 from shared import metrics
 from shared.artifacts import ArtifactStore
-from shared.contracts import EventType, ImageResult, Job
+from shared.contracts import EventType, FieldProblem, ImageResult, Job
 from shared.contracts.generation import parse_size
-from shared.errors import InternalError, JobError, RequestError, StoreUnavailable
+from shared.errors import InternalError, InvalidRequest, JobError, RequestError, StoreUnavailable
 from shared.jobs import Claim, LeaseLost
 
 TEXT_KEY = "llmga"  # of the PNG text chunk
@@ -199,7 +199,7 @@ def make_plan(job: Job, model: LoadedModel) -> Plan:
     """Return what the engine is to do for a job; runs in a worker thread.
 
     Raises:
-        InvalidRequest: the scheduler cannot make this number of steps.
+        InvalidRequest: the scheduler cannot make this number of steps, or the text encoder has fewer layers.
         InternalError: the record lacks a value that the gateway fills in.
     """
     request, prompt = job.request, job.prompt
@@ -212,6 +212,12 @@ def make_plan(job: Job, model: LoadedModel) -> Plan:
         or request.scheduler is None
     ):
         raise InternalError("The job reached the renderer incomplete.")
+    if request.clip_skip > model.encoder.max_clip_skip:
+        message = f"must be at most {model.encoder.max_clip_skip} for this model"
+        raise InvalidRequest(
+            "The text encoder does not have so many layers.",
+            errors=[FieldProblem(field="clip_skip", code="out_of_bounds", message=message)],
+        )
     guided = is_guided(request.guidance_scale, model.guidance_channels)
     prompts = tokenize(
         model.vocabulary,
@@ -232,6 +238,9 @@ def make_plan(job: Job, model: LoadedModel) -> Plan:
         num_inference_steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
         scheduler=request.scheduler,
+        guidance_rescale=request.guidance_rescale,
+        guidance_interval=request.guidance_interval,
+        clip_skip=request.clip_skip,
         lane=request.lane,
         deterministic=request.deterministic,
     )
@@ -254,6 +263,9 @@ def make_plan(job: Job, model: LoadedModel) -> Plan:
         "negative_truncated_tokens": 0 if prompts.negative is None else prompts.negative.truncated,
         "num_inference_steps": first.num_inference_steps,
         "guidance_scale": first.guidance_scale,
+        "guidance_rescale": first.guidance_rescale,
+        "guidance_interval": list(first.guidance_interval),
+        "clip_skip": first.clip_skip,
         "scheduler": first.scheduler.value,
         "size": request.size,
         "model": model.name,

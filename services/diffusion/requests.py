@@ -33,6 +33,9 @@ class Picture:
     num_inference_steps: int
     guidance_scale: float
     scheduler: Scheduler
+    guidance_rescale: float = 0.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    clip_skip: int = 0
     lane: Lane = Lane.INTERACTIVE
     deterministic: bool = True
 
@@ -55,10 +58,16 @@ class Rows(NamedTuple):
 
 @dataclass(slots=True)
 class Denoise:
-    """The phase that takes noise to a picture's latents, by classifier-free guidance (Ho & Salimans 2022)."""
+    """The phase that takes noise to a picture's latents, by classifier-free guidance (Ho & Salimans 2022).
+
+    `embeds` has two rows, the unconditional one first, or one. Outside `guidance_interval`, in shares of the calls,
+    only the conditional row is asked (Kynkäänniemi et al. 2024).
+    """
 
     solver: Solver
     guidance_scale: float
+    guidance_rescale: float
+    guidance_interval: tuple[float, float]
     embeds: torch.Tensor
     timestep_cond: torch.Tensor | None = None
     pooled: torch.Tensor | None = None
@@ -73,7 +82,9 @@ class Denoise:
     @property
     def row_count(self) -> int:
         """Rows of the next call."""
-        return len(self.embeds)
+        start, end = self.guidance_interval
+        is_guided = start <= self.calls_done / self.solver.calls < end
+        return len(self.embeds) if is_guided else 1
 
     def rows(self, latents: torch.Tensor) -> Rows:
         """Return what the UNet is asked at the next call."""
@@ -82,10 +93,10 @@ class Denoise:
         return Rows(
             sample.expand(count, -1, -1, -1),
             self.solver.timesteps[self.calls_done].expand(count),
-            self.embeds,
+            self.embeds[-count:],
             self.timestep_cond,
-            self.pooled,
-            self.time_ids,
+            None if self.pooled is None else self.pooled[-count:],
+            None if self.time_ids is None else self.time_ids[-count:],
         )
 
     def accept(self, latents: torch.Tensor, noise_pred: torch.Tensor) -> torch.Tensor:
@@ -93,6 +104,8 @@ class Denoise:
         if self.row_count == 2:
             unconditional, conditional = noise_pred.chunk(2)
             noise_pred = unconditional + self.guidance_scale * (conditional - unconditional)
+            if self.guidance_rescale > 0:
+                noise_pred = rescaled(noise_pred, conditional, self.guidance_rescale)
         stepped = self.solver.step(noise_pred, self.calls_done, latents)
         self.calls_done += 1
         return stepped
@@ -120,7 +133,14 @@ class RenderRequest:
         """Take the embeddings; the request can be stepped from now on."""
         both = [prompt] if negative is None else [negative, prompt]
         embeds = torch.stack([one.tokens for one in both])
-        phase = Denoise(self.solver, self.picture.guidance_scale, embeds, calls_done=self.calls_done)
+        phase = Denoise(
+            self.solver,
+            self.picture.guidance_scale,
+            self.picture.guidance_rescale,
+            self.picture.guidance_interval,
+            embeds,
+            calls_done=self.calls_done,
+        )
         if self.guidance_channels is not None:
             phase.timestep_cond = guidance_embedding(self.picture.guidance_scale, self.guidance_channels).to(
                 embeds.device
@@ -184,6 +204,13 @@ def prepare(
 def is_guided(guidance_scale: float, guidance_channels: int | None) -> bool:
     """Return whether a picture takes an unconditional row beside the conditional one."""
     return guidance_scale > 1 and guidance_channels is None
+
+
+def rescaled(guided: torch.Tensor, conditional: torch.Tensor, share: float) -> torch.Tensor:
+    """Return a guided prediction with a share of the conditional one's deviation (Lin et al. 2023, §3.4)."""
+    dims = list(range(1, guided.ndim))
+    factor = conditional.std(dim=dims, keepdim=True) / guided.std(dim=dims, keepdim=True)
+    return share * (guided * factor) + (1 - share) * guided
 
 
 def guidance_embedding(guidance_scale: float, channels: int) -> torch.Tensor:

@@ -75,14 +75,15 @@ def resume(request: RenderRequest, snapshot: Snapshot) -> None:
 
 def fingerprint(picture: Picture, model: LoadedModel) -> str:
     """Return a digest of all that decides the bytes of a picture."""
+    described = asdict(picture)
+    del described["lane"]  # how urgent it is
     decides = {
-        "picture": asdict(picture),
+        "picture": described,
         "model": model.files.sha256,
         "dtype": str(model.dtype),
         "device": model.device.type,
         "libraries": {name: version(name) for name in ("torch", "diffusers", "transformers")},
     }
-    del decides["picture"]["lane"]  # how urgent it is
     return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -98,7 +99,8 @@ def pack(snapshot: Snapshot, fingerprint: str) -> bytes:
     }
     # A copy of each: the solver may remember one tensor under two names.
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    return save(stored, metadata=header)
+    data: bytes = save(stored, metadata=header)
+    return data
 
 
 def unpack(data: bytes, fingerprint: str) -> Snapshot:

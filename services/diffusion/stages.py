@@ -29,13 +29,14 @@ class NotFinite(ArithmeticError):
 def encode_prompts(request: RenderRequest, model: LoadedModel) -> None:
     """Give a request its embeddings."""
     prompts = request.picture.prompts
-    prompt = model.encoder.encode(prompts.prompt)
+    clip_skip = request.picture.clip_skip
+    prompt = model.encoder.encode(prompts.prompt, clip_skip)
     negative = None
     if request.is_guided:
         if prompts.zero_negative:
             negative = prompt.zeros()
         elif prompts.negative is not None:
-            negative = model.encoder.encode(prompts.negative)
+            negative = model.encoder.encode(prompts.negative, clip_skip)
     request.condition(prompt, negative)
 
 

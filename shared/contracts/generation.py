@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 
 MAX_INSTRUCTION_CHARS = 8_000  # about 2,000 tokens, LLMGA's context (LLMGA.md §1.7)
 MAX_STEPS = 150
+MAX_CLIP_SKIP = 4
 MAX_IMAGES = 8
 MAX_SIDE_PX = 2_048  # a worker announces its own, smaller limit
 MIN_SIDE_PX = 64
@@ -115,6 +116,12 @@ def _checked_size(size: str) -> str:
     return size
 
 
+def _rising(interval: tuple[float, float]) -> tuple[float, float]:
+    if interval[0] >= interval[1]:
+        raise ValueError("must be two rising numbers, for example [0.0, 0.8]")
+    return interval
+
+
 def _without_nul(text: str) -> str:
     if "\x00" in text:
         raise ValueError("must not contain the NUL character")
@@ -148,6 +155,8 @@ Image = Annotated[str, Field(min_length=1, max_length=MAX_IMAGE_CHARS)]
 Count = Annotated[int, Strict()]
 Finite = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Flag = Annotated[bool, Strict()]
+Share = Annotated[float, Strict(), Field(ge=0, le=1, allow_inf_nan=False)]
+Interval = Annotated[tuple[Share, Share], AfterValidator(_rising)]
 
 
 class GenerationRequest(BaseModel):
@@ -186,6 +195,21 @@ class GenerationRequest(BaseModel):
     seed: Count | None = Field(default=None, ge=0, le=MAX_SEED - MAX_IMAGES, description="Drawn at random if left out.")
     num_inference_steps: Count | None = Field(default=None, ge=1, le=MAX_STEPS)
     guidance_scale: Finite | None = Field(default=None, ge=0, le=30)
+    guidance_rescale: Finite = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="How far guidance's change of contrast is taken back (Lin et al. 2023); 0: not at all.",
+    )
+    guidance_interval: Interval = Field(
+        default=(0.0, 1.0),
+        description="Share of the steps that are guided, `[from, to]`; the others follow the prompt unguided and cost "
+        "half (Kynkäänniemi et al. 2024).",
+        examples=[[0.0, 0.8]],
+    )
+    clip_skip: Count = Field(
+        default=0, ge=0, le=MAX_CLIP_SKIP, description="Last layers of the text encoder that are left out."
+    )
     scheduler: Scheduler | None = None
     prompt_encoding: PromptEncoding = PromptEncoding.LLMGA
     max_prompt_tokens: Count | None = Field(

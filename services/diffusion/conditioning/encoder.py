@@ -60,46 +60,58 @@ class PromptEncoder:
         self._second = second
         self._device = device
         self._dtype = dtype
-        self._cache: OrderedDict[tuple[bool, tuple[int, ...]], Embedding] = OrderedDict()
+        self._cache: OrderedDict[tuple[bool, int, tuple[int, ...]], Embedding] = OrderedDict()
         self._cache_bytes = cache_bytes
         self._cached_bytes = 0
         self.calls = 0
+        # SDXL reads the last but one state anyway; one layer at least is left of every encoder.
+        kept = 1 if second is None else 2
+        self.max_clip_skip = min(one.config.num_hidden_layers for one in (text_encoder, second or text_encoder)) - kept
 
-    def encode(self, prompt: Tokenized) -> Embedding:
-        """Return the embedding (tokens, channels) in the UNet's dtype."""
-        pieces = [self._piece(ids, is_second=False).tokens for ids in prompt.chunks]
+    def encode(self, prompt: Tokenized, clip_skip: int = 0) -> Embedding:
+        """Return the embedding (tokens, channels) in the UNet's dtype, without the text encoder's last layers."""
+        pieces = [self._piece(ids, clip_skip, is_second=False).tokens for ids in prompt.chunks]
         embedding = torch.cat(_joined(pieces) if prompt.is_joined else pieces)
         if prompt.weights is not None:
             embedding = apply_weights(embedding, torch.tensor(prompt.weights, device=self._device))
         if self._second is None:
             return Embedding(embedding.to(self._dtype))
         assert prompt.second is not None, "prompts for SDXL are tokenized twice"
-        others = [self._piece(ids, is_second=True) for ids in prompt.second]
+        others = [self._piece(ids, clip_skip, is_second=True) for ids in prompt.second]
         tokens = [piece.tokens for piece in others]
         other = torch.cat(_joined(tokens) if prompt.is_joined else tokens)
         pooled = others[-1].pooled
         assert pooled is not None
         return Embedding(torch.cat([embedding, other], dim=-1).to(self._dtype), pooled.to(self._dtype))
 
-    def _piece(self, ids: tuple[int, ...], *, is_second: bool) -> Embedding:
-        key = (is_second, ids)
+    def _piece(self, ids: tuple[int, ...], clip_skip: int, *, is_second: bool) -> Embedding:
+        key = (is_second, clip_skip, ids)
         found = self._cache.get(key)
         if found is not None:
             self._cache.move_to_end(key)
             return found
         self.calls += 1
         asked = torch.tensor([ids], device=self._device)
-        if self._second is None:
+        if self._second is None and clip_skip == 0:
             piece = Embedding(self._text_encoder(asked)[0][0])  # the last hidden state, behind the final layer norm
+        elif self._second is None:
+            states = self._text_encoder(asked, output_hidden_states=True).hidden_states
+            # As diffusers: the final layer norm belongs to whatever state is taken.
+            piece = Embedding(_final_norm(self._text_encoder)(states[-(clip_skip + 1)])[0])
         else:
             encoder = self._second if is_second else self._text_encoder
             output = encoder(asked, output_hidden_states=True)
-            piece = Embedding(output.hidden_states[-2][0], output[0][0] if is_second else None)
+            piece = Embedding(output.hidden_states[-(clip_skip + 2)][0], output[0][0] if is_second else None)
         self._cache[key] = piece
         self._cached_bytes += _bytes(piece)
         while len(self._cache) > 1 and self._cached_bytes > self._cache_bytes:
             self._cached_bytes -= _bytes(self._cache.popitem(last=False)[1])
         return piece
+
+
+def _final_norm(text_encoder: Any) -> Any:
+    # transformers has moved the layers of CLIP's text encoder out of `text_model`.
+    return getattr(text_encoder, "text_model", text_encoder).final_layer_norm
 
 
 def _joined(pieces: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -14,7 +14,7 @@ its brackets literally.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from services.diffusion.conditioning.weights import Fragment, parse_weights
@@ -24,6 +24,7 @@ CHUNK = 77  # CLIP's positions
 CONTENT = CHUNK - 2  # without the begin and end tokens
 SD15_CHUNKS = 3  # in text-to-image (LLMGA.md §5.1)
 SDXL_CHUNKS = 4  # LLMGA.md §5.2
+TRAINING_CHUNKS = 4  # LLMGA.md §7.3
 
 
 def capacity(encoding: PromptEncoding, *, is_sdxl: bool = False) -> int:
@@ -117,6 +118,19 @@ def tokenize(
         chunks = min(max(math.ceil(longest / CONTENT), 1), _max_chunks(encoding, is_sdxl=second is not None))
         pair = [_long(vocabulary, second, ids, weights, chunks) for ids, weights in content]
     return PromptPair(pair[0], pair[1] if len(pair) > 1 else None, zero_negative=is_zero)
+
+
+def training_form(
+    vocabulary: Vocabulary, prompt: str, *, second: Vocabulary | None = None, chunks: int | None = None
+) -> Tokenized:
+    """Tokenize a prompt as stage 2 learns it (LLMGA.md §7.3): up to four pieces, no weights, joined in the embedding.
+
+    chunks: the number of pieces, where it is not the prompt's own; an empty prompt then gets the form of another.
+    """
+    content = vocabulary.ids(prompt)
+    if chunks is None:
+        chunks = min(max(math.ceil(len(content) / CONTENT), 1), TRAINING_CHUNKS)
+    return replace(_long(vocabulary, second, content, [1.0] * len(content), chunks), is_joined=True)
 
 
 def _stock(vocabulary: Vocabulary, second: Vocabulary | None, text: str) -> Tokenized:

@@ -36,6 +36,7 @@ def request_for(
     scheduler: Scheduler = Scheduler.PNDM,
     lane: Lane = Lane.INTERACTIVE,
     deterministic: bool = True,
+    **more: Any,
 ) -> RenderRequest:
     """Return a prepared request."""
     guided = is_guided(guidance, model.guidance_channels)
@@ -57,6 +58,7 @@ def request_for(
         scheduler=scheduler,
         lane=lane,
         deterministic=deterministic,
+        **more,
     )
     return prepare(
         picture,

@@ -144,6 +144,9 @@ async def test_the_file_says_how_it_was_made_and_can_be_made_again(
         "model": "mini",
         "model_sha256": model.files.sha256,
         "dtype": "float32",
+        "guidance_rescale": 0.0,
+        "guidance_interval": [0.0, 1.0],
+        "clip_skip": 0,
         "software": SOFTWARE,
     }
     pixels = await render(
@@ -243,11 +246,16 @@ async def test_what_cannot_be_rendered_fails_with_its_reason(
     async with working(queue, redis_settings, renderer.handle):
         lcm = await submit(queue, job_request(scheduler=Scheduler.LCM, num_inference_steps=51))
         weights = await submit(queue, job_request(instruction="(" * 7_900 + "x"))
-        refused, broken = await ended(queue, lcm), await ended(queue, weights)
+        layers = await submit(queue, job_request(clip_skip=3))
+        refused, broken, shallow = await ended(queue, lcm), await ended(queue, weights), await ended(queue, layers)
     assert refused.status is broken.status is JobStatus.FAILED
     assert refused.error is not None
     assert refused.error.code == "invalid_request"
     assert "50 steps" in refused.error.detail
+    assert shallow.error is not None
+    assert [(problem.field, problem.message) for problem in shallow.error.errors] == [
+        ("clip_skip", "must be at most 2 for this model")
+    ]
     assert broken.error is not None
     assert broken.error.code == "render_failed"
     assert refused.attempts == broken.attempts == 1

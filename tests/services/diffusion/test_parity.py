@@ -147,3 +147,67 @@ def test_the_default_scheduler_is_the_one_that_the_checkpoint_names() -> None:
     for kind, (name, options) in STOCK.items():
         assert default_scheduler({"_class_name": name, **options}) is kind
     assert default_scheduler({"_class_name": "KDPM2DiscreteScheduler"}) is Scheduler.PNDM
+
+
+def embedding_without_last_layers(stock: Any, prompt: str, clip_skip: int) -> torch.Tensor:
+    """Return what diffusers' `clip_skip` means; its own code looks for the final norm where transformers 5 has none."""
+    ids = stock.tokenizer(prompt, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        states = stock.text_encoder(ids, output_hidden_states=True).hidden_states
+        embedding: torch.Tensor = stock.text_encoder.final_layer_norm(states[-(clip_skip + 1)])
+    return embedding
+
+
+@pytest.mark.parametrize(("rescale", "clip_skip"), [(0.7, 0), (0.0, 1), (1.0, 2)])
+async def test_rescaled_guidance_and_skipped_layers_equal_the_stock_pipelines(
+    engine: Engine, model: LoadedModel, stock: Any, rescale: float, clip_skip: int
+) -> None:
+    expected = reference(
+        stock,
+        Scheduler.DPMPP_2M,
+        "latent",
+        prompt_embeds=embedding_without_last_layers(stock, "a boat", clip_skip),
+        negative_prompt_embeds=embedding_without_last_layers(stock, "rain", clip_skip),
+        num_inference_steps=5,
+        guidance_scale=4.0,
+        guidance_rescale=rescale,
+        seed=3,
+    )
+
+    def wanted(**settings: Any) -> RenderRequest:
+        return request_for(
+            model, "a boat", "rain", seed=3, steps=5, guidance=4.0, scheduler=Scheduler.DPMPP_2M, **settings
+        )
+
+    request, plain = wanted(guidance_rescale=rescale, clip_skip=clip_skip), wanted()
+    await render(engine, request)
+    assert distance(request, expected) <= TOLERANCE
+    await render(engine, plain)
+    assert distance(plain, expected) > 100 * TOLERANCE
+
+
+async def test_steps_outside_the_guidance_interval_take_one_row_and_are_those_of_guidance_one(
+    engine: Engine, model: LoadedModel, stock: Any
+) -> None:
+    def guidance_at(pipeline: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:
+        # The stock pipeline applies what is set here from the next step on: unguided 0-1, guided 2-5, unguided 6-7.
+        pipeline._guidance_scale = 6.0 if 1 <= step < 5 else 1.0 + 1e-9
+        return tensors
+
+    expected = reference(
+        stock,
+        Scheduler.DDIM,
+        "latent",
+        prompt="a boat",
+        negative_prompt="rain",
+        num_inference_steps=8,
+        guidance_scale=1.0 + 1e-9,
+        seed=3,
+        callback_on_step_end=guidance_at,
+    )
+    request = request_for(
+        model, "a boat", "rain", seed=3, steps=8, guidance=6.0, scheduler=Scheduler.DDIM, guidance_interval=(0.25, 0.75)
+    )
+    await render(engine, request)
+    assert distance(request, expected) <= TOLERANCE
+    assert engine.counters.rows == 4 * 1 + 4 * 2

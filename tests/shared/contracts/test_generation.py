@@ -34,6 +34,8 @@ def request(**fields: Any) -> GenerationRequest:
         ("num_inference_steps", 1, MAX_STEPS),
         ("max_prompt_tokens", MIN_PROMPT_TOKENS, MAX_PROMPT_TOKENS),
         ("guidance_scale", 0, 30),
+        ("guidance_rescale", 0, 1),
+        ("clip_skip", 0, 4),
         ("deadline_s", 5e-324, 86_400),
     ],
 )
@@ -214,6 +216,19 @@ def test_a_picture_is_a_text_of_bounded_length(image: object) -> None:
         GenerationRequest.model_validate({"task": "similar", "image": image})
 
 
+@pytest.mark.parametrize("interval", [[0, 1], [0.25, 0.75], [0.0, 5e-324]])
+def test_an_interval_is_two_rising_shares(interval: list[float]) -> None:
+    assert request(guidance_interval=interval).guidance_interval == tuple(interval)
+
+
+@pytest.mark.parametrize(
+    "interval", [[], [0.5], [0.5, 0.5], [0.75, 0.25], [-0.1, 1], [0, 1.1], [0, 0.5, 1], "01", [True, 1]]
+)
+def test_other_intervals_are_refused(interval: object) -> None:
+    with pytest.raises(ValidationError):
+        request(guidance_interval=interval)
+
+
 def test_an_instruction_is_all_that_is_needed() -> None:
     with pytest.raises(ValidationError):
         GenerationRequest.model_validate({})
@@ -227,6 +242,7 @@ def test_an_instruction_is_all_that_is_needed() -> None:
             "n": st.integers(0, 9),
             "seed": st.integers(-1, MAX_SEED),
             "guidance_scale": st.floats(),
+            "guidance_interval": st.tuples(st.floats(0, 1), st.floats(0, 1)),
             "deadline_s": st.floats(),
             "size": st.sampled_from(["64x64", "2048x512", "63x64"]),
             "output_format": st.sampled_from([*OutputFormat]),

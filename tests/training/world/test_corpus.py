@@ -1,0 +1,105 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training.world import draw
+from training.world.__main__ import main
+from training.world.captions import scene_of
+from training.world.corpus import Corpus, write_corpus
+
+COUNT = 25
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(Corpus(COUNT), folder)
+    return folder
+
+
+def items(folder: Path, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "jsons" / name).read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("llmga-data/T2I/train.json", {"ori_caption", "caption", "image"}),
+        ("llmga-data/SG/train.json", {"image", "caption"}),
+        ("llmga-data/inpainting/train.json", {"image", "caption"}),
+        ("llmga-data/Edit/train.json", {"image", "instruction", "new_caption"}),
+        ("llava_world.json", {"id", "image", "conversations"}),
+        ("llava_pretrain.json", {"id", "image", "conversations"}),
+        ("text-data/requests.json", {"id", "conversations"}),
+        ("text-data/talk.json", {"id", "conversations"}),
+    ],
+)
+def test_files_have_the_published_fields(folder: Path, name: str, fields: set[str]) -> None:
+    found = items(folder, name)
+    assert len(found) == COUNT
+    assert all(set(item) == fields for item in found)
+
+
+@pytest.mark.parametrize("kind", ["T2I", "SG", "inpainting"])
+def test_pictures_show_what_their_captions_say(folder: Path, kind: str) -> None:
+    for item in items(folder, f"llmga-data/{kind}/train.json"):
+        pixels = np.asarray(Image.open(folder / "imgs" / item["image"]))
+        np.testing.assert_array_equal(pixels, draw(scene_of(item["caption"])))
+
+
+def test_edited_caption_differs_from_the_picture(folder: Path) -> None:
+    for item in items(folder, "llmga-data/Edit/train.json"):
+        pixels = np.asarray(Image.open(folder / "imgs" / item["image"]))
+        assert (pixels != draw(scene_of(item["new_caption"]))).any()
+
+
+@pytest.mark.parametrize("name", ["llava_world", "llava_pretrain", "text-data/requests", "text-data/talk"])
+def test_conversations_alternate_and_show_a_picture_once(folder: Path, name: str) -> None:
+    for item in items(folder, f"{name}.json"):
+        turns = item["conversations"]
+        assert [turn["from"] for turn in turns] == ["human", "gpt"] * (len(turns) // 2)
+        has_image = turns[0]["value"].startswith("<image>\n")
+        assert has_image == ("image" in item)
+        assert "<image>" not in "".join(turn["value"] for turn in turns[1:])
+        assert "image" not in item or (folder / "imgs" / item["image"]).is_file()
+
+
+def test_edits_are_put_in_the_two_turns_of_serving(folder: Path) -> None:
+    edits = [item["conversations"] for item in items(folder, "llava_world.json") if "Edit/" in item["image"]]
+    assert edits
+    for first, before, _, after in edits:
+        assert first["value"] == "<image>\nGenerate a similar image"
+        captions = [
+            turn["value"].removeprefix("<gen_image> ").removesuffix(" </gen_image>") for turn in (before, after)
+        ]
+        assert scene_of(captions[0]) != scene_of(captions[1])
+
+
+def test_equal_corpora_have_equal_files_and_other_seeds_other_scenes(folder: Path, tmp_path: Path) -> None:
+    write_corpus(Corpus(COUNT, pictures=()), tmp_path / "same")
+    write_corpus(Corpus(COUNT, seed=1, pictures=()), tmp_path / "other")
+    for name in ("llmga-data/Edit/train.json", "llava_world.json"):
+        assert items(tmp_path / "same", name) == items(folder, name)
+    captions = {item["caption"] for item in items(folder, "llmga-data/SG/train.json")}
+    others = {item["caption"] for item in items(tmp_path / "other", "llmga-data/SG/train.json")}
+    assert len(captions & others) <= 1
+    assert not (tmp_path / "same" / "imgs").exists()
+
+
+def test_command_writes_what_it_says_and_leaves_other_folders_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(tmp_path / "corpus"), "--count", "3", "--split", "held_out", "--pictures", "Edit"]
+    assert main(arguments) == 0
+    meta = json.loads((tmp_path / "corpus" / "meta.json").read_text())
+    assert meta["corpus"] == {
+        "count": 3, "split": "held_out", "seed": 0, "chinese": 0.35, "pictures": ["Edit"],
+    }  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "corpus" / "imgs").iterdir()) == ["Edit"]
+    assert main(arguments) == 1
+    assert "not an empty folder" in capsys.readouterr().err

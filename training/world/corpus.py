@@ -1,0 +1,210 @@
+"""The world as training data in the published formats (LLMGA.md §8), with its pictures.
+
+| file below `jsons/` | items | pictures below `imgs/` |
+|---|---|---|
+| `llmga-data/T2I/train.json` | `ori_caption` (a bare request), `caption`, `image` | `T2I` |
+| `llmga-data/{SG,inpainting}/train.json` | `image`, `caption`; masks are drawn in training | `world` |
+| `llmga-data/Edit/train.json` | `image`, `instruction`, `new_caption` | `Edit` |
+| `llava_world.json` | questions about a picture, and edits in the two turns of serving | `world`, `Edit` |
+| `llava_pretrain.json` | one description per picture, for the projector | `world` |
+| `text-data/{requests,talk}.json` | conversations without a picture | none |
+
+Every item is a pure function of the seed and its number. All languages are mixed, `chinese` of them Chinese; the
+captions are always English.
+"""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from tqdm import tqdm
+
+from training.world.captions import caption_of
+from training.world.drawing import draw
+from training.world.edits import Edit, sample_edit
+from training.world.objects import Scene
+from training.world.questions import questions_of, sample_talk
+from training.world.requests import Request, sample_request
+from training.world.scenes import sample_scene
+from training.world.splits import Split
+from training.world.words import Language
+
+Item = dict[str, Any]
+Pictures = Literal["T2I", "world", "Edit"]
+PICTURES: tuple[Pictures, ...] = ("T2I", "world", "Edit")
+SIMILAR = "Generate a similar image"  # the first turn of an edit, as it is served (LLMGA.md §3.2)
+DESCRIBE = {
+    "en": (
+        "Describe this picture.",
+        "What is in this image?",
+        "Describe in rich detail what this picture shows.",
+        "What do you see in this picture?",
+    ),
+    "zh": ("请描述这张图片。", "这张图片里有什么？", "请详细描述这张图片的内容。", "描述一下这张图片。"),
+}
+_FOLDER_OF = 1_000  # pictures in one folder
+_STRIDE = 1 << 40  # between the seeds of two corpora
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a corpus consists of: equal ones have equal files."""
+
+    count: int  # items of each file
+    split: Split = "train"
+    seed: int = 0
+    chinese: float = 0.35  # share of requests, instructions and questions
+    pictures: tuple[Pictures, ...] = PICTURES
+
+    def language(self, kind: str, index: int) -> Language:
+        """Return the language of an item."""
+        return "zh" if random.Random(f"{kind} {self.seed} {index}").random() < self.chinese else "en"
+
+    def seed_of(self, index: int) -> int:
+        """Return the world's seed of an item: no two corpora share one."""
+        return self.seed * _STRIDE + index
+
+    def scene(self, index: int) -> Scene:
+        """Return the scene of a picture in `imgs/world`."""
+        return sample_scene(self.seed_of(index), self.split)
+
+    def edit(self, index: int) -> Edit:
+        """Return the edit of a picture in `imgs/Edit`."""
+        return sample_edit(self.seed_of(index), self.split, self.language("edit", index))
+
+    def request(self, index: int) -> tuple[Scene, Request]:
+        """Return a request, and the scene of its picture in `imgs/T2I`."""
+        return sample_request(self.seed_of(index), self.split, self.language("request", index))
+
+
+def write_corpus(corpus: Corpus, folder: Path) -> dict[str, int]:
+    """Write a corpus to an empty or missing folder; return the number of items by file."""
+    counts = {}
+    for name, items in _FILES.items():
+        path = folder / "jsons" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        counts[name] = _write_list(path, tqdm(items(corpus), total=corpus.count, desc=name, unit="items"))
+    draws: dict[Pictures, Callable[[int], Scene]] = {
+        "T2I": lambda index: corpus.request(index)[0],
+        "world": corpus.scene,
+        "Edit": lambda index: corpus.edit(index).before,
+    }
+    for kind in corpus.pictures:
+        for index in tqdm(range(corpus.count), desc=f"imgs/{kind}", unit="pictures"):
+            path = folder / "imgs" / picture_of(kind, index)
+            if index % _FOLDER_OF == 0:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw(draws[kind](index))).save(path, compress_level=1)
+    meta = {"corpus": asdict(corpus), "items": counts, "format": "LLMGA, LLaVA"}
+    (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    return counts
+
+
+def picture_of(kind: Pictures, index: int) -> str:
+    """Return the path of a picture below `imgs`."""
+    return f"{kind}/{index // _FOLDER_OF:04d}/{index:07d}.png"
+
+
+def _write_list(path: Path, items: Iterator[Item]) -> int:
+    """Write a JSON list with one item per line, and return its length."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for item in items:
+            file.write(("[\n" if count == 0 else ",\n") + json.dumps(item, ensure_ascii=False))
+            count += 1
+        file.write("\n]\n" if count else "[]\n")
+    return count
+
+
+def generation(caption: str) -> str:
+    """Return the answer that asks for a picture (LLMGA.md §3)."""
+    return f"<gen_image> {caption} </gen_image>"
+
+
+def conversation(*turns: str) -> list[dict[str, str]]:
+    """Return turns that alternate, the human's first."""
+    return [{"from": "gpt" if index % 2 else "human", "value": turn} for index, turn in enumerate(turns)]
+
+
+def _t2i(corpus: Corpus) -> Iterator[Item]:
+    for index in range(corpus.count):
+        scene, request = corpus.request(index)
+        yield {"ori_caption": request.words, "caption": caption_of(scene), "image": picture_of("T2I", index)}
+
+
+def _captioned(corpus: Corpus) -> Iterator[Item]:
+    for index in range(corpus.count):
+        yield {"image": picture_of("world", index), "caption": caption_of(corpus.scene(index))}
+
+
+def _edits(corpus: Corpus) -> Iterator[Item]:
+    for index in range(corpus.count):
+        edit = corpus.edit(index)
+        yield {
+            "image": picture_of("Edit", index),
+            "instruction": edit.instruction,
+            "new_caption": caption_of(edit.after),
+        }
+
+
+def _llava(corpus: Corpus) -> Iterator[Item]:
+    for index in range(corpus.count):
+        rng = random.Random(f"llava {corpus.seed} {index}")
+        if rng.random() < 0.4:
+            edit = corpus.edit(index)
+            before, after = (generation(caption_of(scene)) for scene in (edit.before, edit.after))
+            turns = [f"<image>\n{SIMILAR}", before, edit.instruction, after]
+            picture = picture_of("Edit", index)
+        else:
+            questions = questions_of(
+                corpus.scene(index), corpus.seed_of(index), corpus.split, corpus.language("llava", index)
+            )
+            asked = questions[: rng.randint(1, 4)]
+            turns = [turn for question in asked for turn in (question.text, question.answer)]
+            turns[0] = f"<image>\n{turns[0]}"
+            picture = picture_of("world", index)
+        yield {"id": f"world-{index}", "image": picture, "conversations": conversation(*turns)}
+
+
+def _pretrain(corpus: Corpus) -> Iterator[Item]:
+    for index in range(corpus.count):
+        ways = DESCRIBE[corpus.language("pretrain", index)]
+        turns = (f"<image>\n{ways[index % len(ways)]}", caption_of(corpus.scene(index)))
+        yield {
+            "id": f"pretrain-{index}",
+            "image": picture_of("world", index),
+            "conversations": conversation(*turns),
+        }
+
+
+def _requests(corpus: Corpus) -> Iterator[Item]:
+    for index in range(corpus.count):
+        scene, request = corpus.request(index)
+        turns = [request.text, generation(caption_of(scene))]
+        rng = random.Random(f"requests {corpus.seed} {index}")
+        if rng.random() < 0.1:  # a person talks first
+            talk = sample_talk(corpus.seed_of(index), corpus.split, request.language)
+            turns = [talk.text, talk.answer, *turns]
+        yield {"id": f"request-{index}", "conversations": conversation(*turns)}
+
+
+def _talk(corpus: Corpus) -> Iterator[Item]:
+    for index in range(corpus.count):
+        talk = sample_talk(corpus.seed_of(index), corpus.split, corpus.language("talk", index))
+        yield {"id": f"talk-{index}", "conversations": conversation(talk.text, talk.answer)}
+
+
+_FILES: dict[str, Callable[[Corpus], Iterator[Item]]] = {
+    "llmga-data/T2I/train.json": _t2i,
+    "llmga-data/SG/train.json": _captioned,
+    "llmga-data/inpainting/train.json": _captioned,
+    "llmga-data/Edit/train.json": _edits,
+    "llava_world.json": _llava,
+    "llava_pretrain.json": _pretrain,
+    "text-data/requests.json": _requests,
+    "text-data/talk.json": _talk,
+}

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from shared.contracts import Scheduler
 from shared.contracts.generation import MAX_STEPS
 
 Kind = Literal["sd15", "sdxl"]
@@ -38,6 +39,8 @@ TIME_IDS = 6  # sizes and crop that its UNet is told
 TOKENIZER = ("vocab.json", "merges.txt")
 TOKENIZER_OPTIONAL = ("tokenizer_config.json", "special_tokens_map.json")
 SERVING = "serving.json"
+# Schedulers of diffusers that can be given their timesteps.
+TAKE_TIMESTEPS = frozenset({Scheduler.EULER, Scheduler.DPMPP_2M, Scheduler.DPMPP_2M_SDE, Scheduler.LCM, Scheduler.HEUN})
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack")
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 _HASH_CHUNK_BYTES = 1 << 20
@@ -48,12 +51,38 @@ class UnfitCheckpoint(Exception):
 
 
 class ServingDefaults(BaseModel):
-    """What a worker announces for a checkpoint when its folder says so, in `serving.json`."""
+    """What a worker announces for a checkpoint when its folder says so, in `serving.json`.
+
+    scheduler: the solver for requests that name none; that of the checkpoint's own configuration if left out.
+    timesteps: of a UNet that was distilled for these alone (Hyper-SDXL's single step: 800), falling, one per step.
+        Requests for that many steps with this scheduler are made with them.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     num_inference_steps: int = Field(default=50, ge=1, le=MAX_STEPS)
     guidance_scale: Annotated[float, Field(ge=0, le=30, allow_inf_nan=False)] = 7.5
+    scheduler: Scheduler | None = None
+    timesteps: tuple[Annotated[int, Field(ge=0, le=999)], ...] | None = None
+
+    @field_validator("timesteps")
+    @classmethod
+    def _fit_the_steps(cls, timesteps: tuple[int, ...] | None, info: ValidationInfo) -> tuple[int, ...] | None:
+        if timesteps is None:
+            return None
+        if list(timesteps) != sorted(set(timesteps), reverse=True):
+            raise ValueError("must fall")
+        if len(timesteps) != info.data.get("num_inference_steps"):
+            raise ValueError("must be as many as num_inference_steps")
+        scheduler = info.data.get("scheduler")
+        if scheduler not in TAKE_TIMESTEPS:
+            raise ValueError("needs a scheduler that can be given them")
+        return timesteps
+
+    def timesteps_for(self, scheduler: Scheduler, num_inference_steps: int) -> tuple[int, ...] | None:
+        """Return the timesteps that a request is made with, None where its solver chooses them."""
+        is_distilled = scheduler is self.scheduler and num_inference_steps == self.num_inference_steps
+        return self.timesteps if is_distilled else None
 
     @classmethod
     def of(cls, kind: Kind) -> "ServingDefaults":

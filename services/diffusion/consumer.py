@@ -241,6 +241,7 @@ def make_plan(job: Job, model: LoadedModel) -> Plan:
         guidance_rescale=request.guidance_rescale,
         guidance_interval=request.guidance_interval,
         clip_skip=request.clip_skip,
+        timesteps=model.files.serving.timesteps_for(request.scheduler, request.num_inference_steps),
         lane=request.lane,
         deterministic=request.deterministic,
     )

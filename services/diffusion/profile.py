@@ -96,7 +96,7 @@ def _served(model: LoadedModel, *, is_default: bool) -> ServedModel:
         max_side_px=min(MAX_SIDE_FACTOR * model.side_px, MAX_SIDE_PX),
         num_inference_steps=model.files.serving.num_inference_steps,
         guidance_scale=model.files.serving.guidance_scale,
-        scheduler=default_scheduler(model.files.scheduler),
+        scheduler=model.files.serving.scheduler or default_scheduler(model.files.scheduler),
         schedulers=list(Scheduler),
         prompt_encodings=list(PromptEncoding),
         max_prompt_tokens={

@@ -36,6 +36,7 @@ class Picture:
     guidance_rescale: float = 0.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     clip_skip: int = 0
+    timesteps: tuple[int, ...] | None = None  # None: the scheduler's own
     lane: Lane = Lane.INTERACTIVE
     deterministic: bool = True
 
@@ -188,7 +189,14 @@ def prepare(
         InvalidRequest: the scheduler cannot make this number of steps.
     """
     generator = torch.Generator("cpu").manual_seed(picture.seed)
-    solver = Solver(picture.scheduler, scheduler_config, picture.num_inference_steps, generator, device)
+    solver = Solver(
+        picture.scheduler,
+        scheduler_config,
+        picture.num_inference_steps,
+        generator,
+        device,
+        timesteps=picture.timesteps,
+    )
     shape = (1, LATENT_CHANNELS, picture.height // LATENT_PX, picture.width // LATENT_PX)
     noise = torch.randn(shape, generator=generator).to(device)
     return RenderRequest(

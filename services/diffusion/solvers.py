@@ -7,6 +7,7 @@ step but the last.
 """
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -70,13 +71,19 @@ class Solver:
         num_inference_steps: int,
         generator: torch.Generator,
         device: torch.device,
+        *,
+        timesteps: Sequence[int] | None = None,
     ) -> None:
+        """`timesteps`: those of a UNet that was distilled for them; the scheduler's own choice if left out."""
         self.num_inference_steps = num_inference_steps
         self._scheduler = build_scheduler(kind, config)
         most = self._scheduler.config.get("original_inference_steps")
         if kind is Scheduler.LCM and num_inference_steps > most:
             raise InvalidRequest(f"The scheduler lcm makes at most {most} steps; it is meant for 1 to 8.")
-        self._scheduler.set_timesteps(num_inference_steps, device=device)
+        if timesteps is None:
+            self._scheduler.set_timesteps(num_inference_steps, device=device)
+        else:
+            self._scheduler.set_timesteps(timesteps=list(timesteps), device=device)
         self.timesteps: torch.Tensor = self._scheduler.timesteps
         accepted = inspect.signature(self._scheduler.step).parameters
         # As diffusers' pipelines: eta = 0 is plain DDIM.

@@ -11,10 +11,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check fix bench clean
+.PHONY: help demo up test test-deep check fix bench clean
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo:  ## make one picture with everything running here: out/demo.png, out/demo.json
 	$(READY)
@@ -27,6 +27,10 @@ up:  ## start everything and keep it running on http://127.0.0.1:8080 (PORT=, AR
 test:  ## run all tests (ARGS=tests/shared for some of them)
 	$(READY)
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-deep:  ## the long rows of cases that `make test` has a share of
+	$(READY)
+	@$(BIN)/python -m pytest -m deep $(ARGS)
 
 check:  ## formatting, lint, types, doors between rooms, module sizes
 	$(READY)

@@ -14,6 +14,7 @@ from services.diffusion.stages import Pixels, encode_file
 from shared.contracts import Lane, OutputFormat, Scheduler
 from shared.contracts.generation import PromptEncoding
 
+LCM_STEPS = 50  # the most that it makes
 PROMPTS = (
     "a red circle in the middle",
     "a snowman at night, with a black hat",
@@ -70,7 +71,7 @@ def request_for(
 
 def random_settings(rng: random.Random, *, max_steps: int) -> dict[str, Any]:
     """Return random keyword arguments for `request_for`."""
-    return {
+    settings: dict[str, Any] = {
         "prompt": rng.choice(PROMPTS),
         "negative": rng.choice(PROMPTS),
         "encoding": rng.choice(list(PromptEncoding)),
@@ -82,6 +83,9 @@ def random_settings(rng: random.Random, *, max_steps: int) -> dict[str, Any]:
         "lane": rng.choice(list(Lane)),
         "deterministic": rng.random() < 0.8,
     }
+    if settings["scheduler"] is Scheduler.LCM:
+        settings["steps"] = min(settings["steps"], LCM_STEPS)
+    return settings
 
 
 async def result(handle: Handle) -> Pixels | None:

@@ -25,10 +25,16 @@ def not_a_number(model: LoadedModel, seed: int, steps: int = 9) -> RenderRequest
     return request_for(model, NAN_PROMPT, encoding=PromptEncoding.LLMGA, seed=seed, steps=steps)
 
 
-@pytest.mark.parametrize("mix", range(16))
-async def test_bytes_are_equal_alone_and_in_random_company(engine: Engine, model: LoadedModel, mix: int) -> None:
+FEW = [(mix, 9) for mix in range(16)]
+MANY = [pytest.param(mix, 60, marks=pytest.mark.deep) for mix in range(100, 300)]
+
+
+@pytest.mark.parametrize(("mix", "max_steps"), [*FEW, *MANY])
+async def test_bytes_are_equal_alone_and_in_random_company(
+    engine: Engine, model: LoadedModel, mix: int, max_steps: int
+) -> None:
     rng = random.Random(mix)
-    wanted = random_settings(rng, max_steps=9) | {"deterministic": True}
+    wanted = random_settings(rng, max_steps=max_steps) | {"deterministic": True}
     alone = png(await render(engine, request_for(model, **wanted)))
 
     handles = []
@@ -36,7 +42,7 @@ async def test_bytes_are_equal_alone_and_in_random_company(engine: Engine, model
         stranger = (
             not_a_number(model, seed)
             if rng.random() < 0.15
-            else request_for(model, **random_settings(rng, max_steps=9))
+            else request_for(model, **random_settings(rng, max_steps=max_steps))
         )
         handles.append(engine.submit(stranger))
     task = asyncio.create_task(render(engine, request_for(model, **wanted)))

@@ -7,28 +7,23 @@ defaults that a worker announces for this checkpoint (a model of this size has n
 """
 
 import json
-from collections import Counter
-from collections.abc import Iterable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from services.diffusion.libraries import (
     AutoencoderKL,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    CLIPTokenizer,
     UNet2DConditionModel,
 )
+from training.bases.export import write_text_encoder
+from training.bases.tokenizer import BEGIN, END, write_tokenizer
 from training.minis.requests import text
 
 MERGES = 1_024  # word pieces learned from our text; the bytes and the two special tokens come on top
-BEGIN, END = "<|startoftext|>", "<|endoftext|>"
-END_OF_WORD = "</w>"
 HIDDEN = 96
 SECOND_HIDDEN, POOLED, SIZE_CHANNELS = 64, 48, 16  # SDXL's second text encoder, its vector, one size's embedding
 SAMPLE_SIZE = 16  # latents; pixels are eight times as many
@@ -38,13 +33,13 @@ SERVING = {"num_inference_steps": 20, "guidance_scale": 7.5}
 def build_sd15(folder: Path, *, seed: int = 0) -> None:
     """Write a checkpoint to an empty or missing folder; equal seeds give equal weights on one machine."""
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = _write_tokenizer(folder / "tokenizer")
+    vocabulary = write_tokenizer(folder / "tokenizer", text(), MERGES)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet, vae, text_encoder = _unet(), _vae(), _text_encoder(vocabulary)
     unet.save_pretrained(folder / "unet", safe_serialization=True)
     vae.save_pretrained(folder / "vae", safe_serialization=True)
-    _write_text_encoder(folder / "text_encoder", text_encoder, "CLIPTextModel")
+    write_text_encoder(folder / "text_encoder", text_encoder, "CLIPTextModel")
     (folder / "scheduler").mkdir(exist_ok=True)
     _write_json(folder / "scheduler" / "scheduler_config.json", _SCHEDULER)
     _write_json(folder / "model_index.json", _model_index(is_sdxl=False))
@@ -54,8 +49,8 @@ def build_sd15(folder: Path, *, seed: int = 0) -> None:
 def build_sdxl(folder: Path, *, seed: int = 0) -> None:
     """Write an SDXL checkpoint: two text encoders, the second with `!` as padding, and sizes as a condition."""
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = _write_tokenizer(folder / "tokenizer")
-    _write_tokenizer(folder / "tokenizer_2", pad="!")
+    vocabulary = write_tokenizer(folder / "tokenizer", text(), MERGES)
+    write_tokenizer(folder / "tokenizer_2", text(), MERGES, pad="!")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = _unet(
@@ -79,8 +74,8 @@ def build_sdxl(folder: Path, *, seed: int = 0) -> None:
         )
     unet.save_pretrained(folder / "unet", safe_serialization=True)
     vae.save_pretrained(folder / "vae", safe_serialization=True)
-    _write_text_encoder(folder / "text_encoder", first, "CLIPTextModel")
-    _write_text_encoder(folder / "text_encoder_2", second, "CLIPTextModelWithProjection")
+    write_text_encoder(folder / "text_encoder", first, "CLIPTextModel")
+    write_text_encoder(folder / "text_encoder_2", second, "CLIPTextModelWithProjection")
     (folder / "scheduler").mkdir(exist_ok=True)
     _write_json(folder / "scheduler" / "scheduler_config.json", _SDXL_SCHEDULER)
     _write_json(folder / "model_index.json", _model_index(is_sdxl=True))
@@ -146,17 +141,6 @@ def _text_encoder(vocabulary: dict[str, int], model: Any = CLIPTextModel, **opti
     return text_encoder
 
 
-def _write_text_encoder(folder: Path, text_encoder: Any, architecture: str) -> None:
-    text_encoder.config.architectures = [architecture]
-    text_encoder.config.save_pretrained(folder)
-    prefix = "text_model."  # in the published files; transformers 5 writes the names without it, and reads both
-    tensors = {
-        name if name.startswith("text_projection") else prefix + name.removeprefix(prefix): tensor.contiguous()
-        for name, tensor in text_encoder.state_dict().items()
-    }
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
 _SCHEDULER: dict[str, Any] = {  # as published with SD1.5
     "_class_name": "PNDMScheduler",
     "_diffusers_version": "0.6.0",
@@ -201,78 +185,6 @@ def _model_index(*, is_sdxl: bool) -> dict[str, Any]:
             "tokenizer_2": ["transformers", "CLIPTokenizer"],
         }
     return index | {"requires_safety_checker": False, "safety_checker": [None, None]}
-
-
-def _write_tokenizer(folder: Path, *, pad: str = END) -> dict[str, int]:
-    """Write a CLIP tokenizer learned from our own text; return its vocabulary in CLIP's order."""
-    merges = _learn_merges(text(), MERGES)
-    alphabet = sorted(_bytes_to_unicode().values())
-    pieces = [*alphabet, *(byte + END_OF_WORD for byte in alphabet), *(a + b for a, b in merges), BEGIN, END]
-    vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    folder.mkdir(exist_ok=True)
-    _write_json(folder / "vocab.json", vocabulary)
-    lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    special = {"bos_token": BEGIN, "eos_token": END, "pad_token": pad, "unk_token": END}
-    _write_json(folder / "special_tokens_map.json", special)
-    _write_json(
-        folder / "tokenizer_config.json",
-        {
-            **special,
-            "add_prefix_space": False,
-            "do_lower_case": True,
-            "errors": "replace",
-            "model_max_length": 77,
-            "tokenizer_class": "CLIPTokenizer",
-        },
-    )
-    return vocabulary
-
-
-def _learn_merges(lines: Iterable[str], count: int) -> list[tuple[str, str]]:
-    """Return the byte-pair merges of this text (Sennrich et al. 2016, Alg. 1), most frequent first."""
-    splitter = CLIPTokenizer().backend_tokenizer  # the rules of CLIP: lower case, words, single digits
-    words: Counter[tuple[str, ...]] = Counter()
-    for line in lines:
-        normal = splitter.normalizer.normalize_str(line)
-        for word, _ in splitter.pre_tokenizer.pre_tokenize_str(normal):
-            words[(*word[:-1], word[-1] + END_OF_WORD)] += 1
-    merges: list[tuple[str, str]] = []
-    while len(merges) < count:
-        pairs: Counter[tuple[str, str]] = Counter()
-        for word, times in words.items():
-            for pair in pairwise(word):
-                pairs[pair] += times
-        if not pairs:
-            break
-        best = max(pairs, key=lambda pair: (pairs[pair], pair))
-        merges.append(best)
-        words = Counter({_merge(word, best): times for word, times in words.items()})
-    return merges
-
-
-def _merge(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
-    merged: list[str] = []
-    for piece in word:
-        if merged and (merged[-1], piece) == pair:
-            merged[-1] += piece
-        else:
-            merged.append(piece)
-    return tuple(merged)
-
-
-def _bytes_to_unicode() -> dict[int, str]:
-    """Return the printable stand-in of each byte, as GPT-2 and CLIP have it."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    table = {byte: chr(byte) for byte in printable}
-    for byte in range(256):
-        if byte not in table:
-            table[byte] = chr(256 + len(table) - len(printable))
-    return table
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

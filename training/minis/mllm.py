@@ -9,7 +9,7 @@ cores.
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,14 +53,14 @@ def build_mllm(
     """
     register()
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer()
-    _write_tokenizer(folder, tokenizer)
+    tokenizer = byte_pairs()
+    write_byte_pairs(folder, tokenizer)
     end, pad = _id(tokenizer, "<|im_end|>"), _id(tokenizer, "<|endoftext|>")
     rows = tokenizer.get_vocab_size() + SPARE_ROWS
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         language_model = _language_model(rows, end, pad)
-        tower = _tower()
+        tower = new_tower()
         tensors = _projector(tower.config.hidden_size)
         if teach_steps:
             with _one_thread():
@@ -85,7 +85,7 @@ def build_mllm(
             "top_p": 0.8,
         },
     )
-    _write_tower(folder / TOWER, tower.config)
+    write_tower(folder / TOWER, tower.config)
 
 
 @contextmanager
@@ -139,7 +139,8 @@ def _batches(tokenizer: Tokenizer, seed: int) -> Iterator[tuple[torch.Tensor, to
         )
 
 
-def _tokenizer() -> Tokenizer:
+def byte_pairs(lines: Iterable[str] | None = None, *, size: int = VOCABULARY) -> Tokenizer:
+    """Return a tokenizer of Qwen2's kind, trained on these lines, or on our text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -151,17 +152,18 @@ def _tokenizer() -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=size,
         min_frequency=2,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([*text(), QWEN2.system], trainer)
+    tokenizer.train_from_iterator([*text(), QWEN2.system] if lines is None else lines, trainer)
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     return tokenizer
 
 
-def _write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+def write_byte_pairs(folder: Path, tokenizer: Tokenizer) -> None:
+    """Write such a tokenizer in Qwen2's files."""
     tokenizer.save(str(folder / "tokenizer.json"))
     tokenizer.model.save(str(folder))  # vocab.json and merges.txt
     added = {
@@ -220,7 +222,8 @@ def _language_model(rows: int, end: int, pad: int) -> Any:
     return Qwen2ForCausalLM(config).eval()
 
 
-def _tower() -> Any:
+def new_tower() -> Any:
+    """Return a CLIP tower for pictures of 56 pixels, with random weights."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     config = CLIPVisionConfig(
@@ -289,7 +292,8 @@ def _config(language: Any, tower: Any, dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-def _write_tower(folder: Path, config: Any) -> None:
+def write_tower(folder: Path, config: Any) -> None:
+    """Write the configuration files of a tower."""
     folder.mkdir(exist_ok=True)
     side = config.image_size
     _write_json(

@@ -1,0 +1,1 @@
+"""Makers of base models from nothing, which only the tiny pair needs."""

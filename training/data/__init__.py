@@ -1,0 +1,1 @@
+"""What the stages learn from: readers, masks, degradations, and how examples become batches."""

@@ -138,7 +138,7 @@ class Meta:
             "step": step,
             "trainable_parameters": parameters,
             "losses": dict(losses),
-            "hours": round(self.hours, 4),
+            "hours": round(self.hours, 6),
             "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         write_json(self._path, self._known | state)

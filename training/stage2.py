@@ -148,14 +148,14 @@ def _with_latents(recipe: Stage2Recipe, examples: "Captioned", parts: "Parts", d
     from training.data.latents import hash_of, precompute
 
     assert recipe.precomputed is not None
-    data = recipe.data.model_dump(mode="json", exclude={"captions"})
+    data = recipe.data.model_dump(mode="json", exclude={"captions", "scenes"})
     latents = precompute(
         recipe.precomputed,
         len(examples),
         lambda position: examples.cropped(position, 0).pixels,
         parts.vae,
         device,
-        made_from=f"{data} {recipe.size} {hash_of(parts.vae)}",
+        made_from=f"{type(recipe.data).__name__} {data} {recipe.size} {hash_of(parts.vae)}",
     )
     return replace(examples, latents=latents)
 

@@ -42,9 +42,11 @@ class Latents:
 
 
 def hash_of(vae: Any) -> str:
-    """Return a digest of an autoencoder's weights."""
+    """Return a digest of an autoencoder's weights that make latents; its decoder may change."""
     digest = hashlib.sha256()
     for name, tensor in sorted(vae.state_dict().items()):
+        if not name.startswith(("encoder.", "quant_conv.")):
+            continue
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -54,28 +56,30 @@ def hash_of(vae: Any) -> str:
 def precompute(
     folder: Path, count: int, picture: Callable[[int], Pixels], vae: Any, device: torch.device, made_from: str
 ) -> Latents:
-    """Make what is missing in the folder, and return all of it.
+    """Make what is missing in the folder, and return the first `count`; a folder may grow from run to run.
 
     made_from: what pictures and autoencoder these are; a folder of another is refused.
 
     Raises:
         LatentsError: the folder is another's.
     """
-    identity = {"made_from": made_from, "count": count, "shard": SHARD}
+    identity = {"made_from": made_from, "shard": SHARD}
     index = folder / "index.json"
     if index.is_file() and json.loads(index.read_text(encoding="utf-8")) != identity:
         raise LatentsError(f"{folder} holds latents of something else; delete it or name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(index, identity)
-    starts = range(0, count, SHARD)
-    for number, start in enumerate(tqdm(starts, desc="latents", unit="shards", disable=None)):
-        path = folder / f"latents-{number:05d}.safetensors"
-        if not path.is_file():
-            positions = range(start, min(start + SHARD, count))
+    shards = []
+    for start in tqdm(range(0, count, SHARD), desc="latents", unit="shards", disable=None):
+        positions = range(start, min(start + SHARD, count))
+        path = folder / f"latents-{start // SHARD:05d}.safetensors"
+        shard = load_file(path)["latents"] if path.is_file() else None
+        if shard is None or len(shard) < len(positions):
+            shard = _encode(positions, picture, vae, device)
             beside = path.with_suffix(".part")
-            save_file({"latents": _encode(positions, picture, vae, device)}, beside)
+            save_file({"latents": shard}, beside)
             beside.replace(path)
-    shards = [load_file(folder / f"latents-{number:05d}.safetensors")["latents"] for number in range(len(starts))]
+        shards.append(shard[: len(positions)])
     return Latents(torch.cat(shards))
 
 

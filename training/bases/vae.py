@@ -33,8 +33,9 @@ class VaeSettings(Settings):
 class VaeRecipe(Recipe):
     """Sizes are sides in pixels; `crop` is how much of each picture is learned from at once.
 
-    base: an autoencoder to go on from, in place of a new one. moment_pictures: for the latents' moments; the usual
-    number gives 0.5 M values of each channel.
+    base: an autoencoder whose decoder goes on learning while its latents stay what they are, so that UNets that know
+    them may be trained before or beside. moment_pictures: for the moments of a new one's latents; the usual number
+    gives 0.5 M values of each channel.
     """
 
     size: int = Field(128, ge=16, multiple_of=8)
@@ -71,6 +72,11 @@ def build(recipe: VaeRecipe) -> Any:
     return vae
 
 
+def decodes(name: str) -> bool:
+    """Return whether a parameter of `Reconstruction` has its place behind the latents."""
+    return name.startswith(("vae.decoder.", "vae.post_quant_conv."))
+
+
 def train(recipe: VaeRecipe) -> Path:
     """Train, standardize and write `vae/` into the run's folder; return it."""
     from functools import partial
@@ -98,12 +104,14 @@ def train(recipe: VaeRecipe) -> Path:
         collate,
         recipe.plan.plan(examples=0),
         recipe.out,
+        trainable=decodes if recipe.base is not None else None,
         loaders=recipe.loaders,
         tags={"recipe": recipe.model_dump(mode="json")},
     )
     vae = (fitted.averaged() if fitted.ema else fitted.model).vae.eval()
-    pictures = [draw(sample_scene(seed), recipe.size) for seed in range(recipe.moment_pictures)]
-    standardize(vae, moments_of(vae, pictures))
+    if recipe.base is None:
+        pictures = [draw(sample_scene(seed), recipe.size) for seed in range(recipe.moment_pictures)]
+        standardize(vae, moments_of(vae, pictures))
     target = recipe.out / "vae"
     vae.save_pretrained(target, safe_serialization=True)
     return target
@@ -112,7 +120,11 @@ def train(recipe: VaeRecipe) -> Path:
 def dry_run(recipe: VaeRecipe) -> None:
     """Take two steps, resume from the first and export."""
     with tempfile.TemporaryDirectory() as folder:
-        dry = recipe.model_copy(update={"out": Path(folder), "plan": recipe.plan.dry(), "moment_pictures": 8})
+        changes: dict[str, Any] = {"out": Path(folder) / "run", "plan": recipe.plan.dry(), "moment_pictures": 8}
+        if recipe.base is not None:
+            changes["base"] = Path(folder) / "base"
+            build(recipe.model_copy(update={"base": None})).save_pretrained(changes["base"], safe_serialization=True)
+        dry = recipe.model_copy(update=changes)
         train(dry)
         shutil.rmtree(sorted((dry.out / "checkpoints").iterdir())[-1])
         train(dry)

@@ -6,9 +6,13 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
+from services.mllm.checkpoints import convert
 from services.mllm.conversation import Turn
 from training.bases.language import LanguageRecipe, Texts, document, fit_recipe, main, run
 from training.data.tokens import prompt_builder
+from training.export import export_published
+from training.llava import new_projector
+from training.minis.bases import build_tower
 from training.recipes import load_recipe
 from training.recipes.recipe import FOLDER
 
@@ -43,6 +47,24 @@ def test_exported_model_is_the_trained_one(trained: tuple[LanguageRecipe, Path])
     with torch.no_grad():
         torch.testing.assert_close(exported(ids).logits, model(ids).logits)
     assert exported.config.eos_token_id == prompt_builder(folder, "qwen2").build([Turn("a", "b")]).token_ids[-1]
+
+
+def test_what_stage_1_would_make_of_it_is_taken_by_the_converter(
+    trained: tuple[LanguageRecipe, Path], tmp_path: Path
+) -> None:
+    _, folder = trained
+    build_tower(tmp_path / "clip-mini")
+    export_published(
+        tmp_path / "published",
+        family="qwen2",
+        base=folder,
+        tower=tmp_path / "clip-mini",
+        language_model=None,
+        changes={},
+        projector=new_projector(64, 48).state_dict(),
+    )
+    facts = convert(tmp_path / "published", tmp_path / "served")
+    assert facts.image_token == "<image>"  # in a row that no other token has
 
 
 def test_words_and_characters_of_the_world_are_single_tokens(trained: tuple[LanguageRecipe, Path]) -> None:

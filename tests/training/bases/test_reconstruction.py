@@ -4,16 +4,21 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+from safetensors.torch import load_file
 
+from tests.training.recipes import recipes_of
 from training.bases.reconstruction import moments_of, standardize, to_unit
 from training.bases.vae import VaeRecipe, build, dry_run, train
 from training.recipes.recipe import FOLDER, load_recipe
 from training.world import draw, sample_scene
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
-def recipe_of(*changes: str) -> VaeRecipe:
-    return load_recipe(FOLDER / "tiny-vae.yaml", VaeRecipe, changes)
+
+def recipe_of(*changes: str, name: str = "tiny-vae") -> VaeRecipe:
+    return load_recipe(FOLDER / f"{name}.yaml", VaeRecipe, changes)
 
 
 def test_standardized_latents_have_unit_variance_and_pictures_stay() -> None:
@@ -37,9 +42,22 @@ def test_standardized_latents_have_unit_variance_and_pictures_stay() -> None:
     torch.testing.assert_close(after.logvar + scale, spread, atol=1e-3, rtol=1e-3)
 
 
-def test_the_dry_run_of_its_recipe_leaves_nothing_behind(tmp_path: Path) -> None:
-    dry_run(recipe_of(f"out={tmp_path / 'run'}"))
+@pytest.mark.parametrize("name", recipes_of("vae"))
+def test_the_dry_run_of_each_recipe_leaves_nothing_behind(tmp_path: Path, name: str) -> None:
+    dry_run(recipe_of(f"out={tmp_path / 'run'}", name=name))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_decoder_that_goes_on_learning_leaves_the_latents_as_they_were(tmp_path: Path) -> None:
+    base = build(recipe_of())
+    base.save_pretrained(tmp_path / "base", safe_serialization=True)
+    plan = ("plan.steps=2", "plan.global_batch=2", "plan.micro_batch=2", "plan.ema_decay=0.5")
+    out, given = f"out={tmp_path / 'run'}", f"base={tmp_path / 'base'}"
+    after = load_file(train(recipe_of(out, given, *plan, name="tiny-vae-decoder")) / WEIGHTS)
+    before = load_file(tmp_path / "base" / WEIGHTS)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
 
 
 def test_it_learns(tmp_path: Path) -> None:

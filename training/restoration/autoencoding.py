@@ -30,7 +30,7 @@ class Autoencoded:
         try:
             vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, local_files_only=True)
         except (OSError, ValueError):
-            raise DataError(f"{folder}: this is no autoencoder in diffusers layout; correct `autoencoder`") from None
+            raise DataError(f"{folder}: this is no autoencoder in diffusers layout; correct `--autoencoder`") from None
         return cls(vae.eval().requires_grad_(False), further)
 
     def __call__(self, pixels: Pixels, scale: int, generator: np.random.Generator) -> Pixels:

@@ -22,13 +22,12 @@ class RealESRGANSettings(Settings):
 
 
 class SeamsSettings(Settings):
-    """The mild one, of pictures that went through the autoencoder of that folder first, where one is named."""
+    """The mild one; each number is the end of its range, as in `training.data.degradations.Seams`."""
 
     kind: Literal["seams"]
     contrast: float = Field(0.08, ge=0, lt=1)
     brightness: float = Field(0.05, ge=0, lt=1)
     tint: float = Field(0.04, ge=0, lt=1)
-    autoencoder: Path | None = None
 
 
 class RestorationRecipe(Recipe):
@@ -38,8 +37,7 @@ class RestorationRecipe(Recipe):
         step: `s1`, the teacher; `s2`, the network that is served; `gan`, the same against a discriminator.
         network: The network's shape, as the checkpoint's `config.json` has it.
         pictures: Folder of pictures, searched with all that it holds; without it, scenes of the tiny world.
-        scene_px: Side of the world's scenes.
-        picture_px: Side of the square that is cut from a picture and degraded.
+        picture_px: Side of the square that is cut from a picture and degraded, and of the world's scenes.
         crop_px: Side of the square that is cut from that for training.
         mask_scale: Side of the masks' strokes and boxes over the published ones.
         teacher: Export of the step `s1`; for `s2` and `gan`.
@@ -54,7 +52,6 @@ class RestorationRecipe(Recipe):
     network: RestorationConfig
     degradation: Annotated[RealESRGANSettings | SeamsSettings, Field(discriminator="kind")]
     pictures: Path | None = None
-    scene_px: int = Field(128, ge=32)
     picture_px: int = Field(400, ge=32)
     crop_px: int = Field(256, ge=32)
     mask_scale: float = Field(1.0, gt=0)
@@ -98,12 +95,8 @@ class RestorationRecipe(Recipe):
         side = 64
         changes = {
             "network": self.network.model_copy(update=small),
-            "degradation": self.degradation.model_copy(
-                update={"autoencoder": None} if self.degradation.kind == "seams" else {}
-            ),
             "critic_channels": 4,
             "pictures": None,
-            "scene_px": side,
             "picture_px": side,
             "crop_px": side,
             "mask_scale": side / self.picture_px,

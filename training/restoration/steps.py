@@ -19,7 +19,6 @@ from training.data.degradations import Degradation, RealESRGAN, Seams
 from training.data.masks import DIFFRIR
 from training.recipes import PlanSettings
 from training.restoration.adversary import Critic, Perceptual
-from training.restoration.autoencoding import Autoencoded
 from training.restoration.examples import Degraded, Folder, World, collate_for
 from training.restoration.objectives import (
     AdversarialObjective,
@@ -103,7 +102,7 @@ def _fit(
 def examples_of(recipe: RestorationRecipe) -> Degraded:
     """Return the examples that a recipe names."""
     return Degraded(
-        source=World(recipe.scene_px) if recipe.pictures is None else Folder.of(recipe.pictures),
+        source=World(recipe.picture_px) if recipe.pictures is None else Folder.of(recipe.pictures),
         degradation=_degradation(recipe),
         masks=DIFFRIR.scaled(recipe.mask_scale),
         scale=recipe.network.scale,
@@ -117,8 +116,7 @@ def _degradation(recipe: RestorationRecipe) -> Degradation:
     settings = recipe.degradation
     if settings.kind == "real-esrgan":
         return RealESRGAN(settings.contrast)
-    seams = Seams(settings.contrast, settings.brightness, settings.tint)
-    return seams if settings.autoencoder is None else Autoencoded.load(settings.autoencoder, seams)
+    return Seams(settings.contrast, settings.brightness, settings.tint)
 
 
 def _exported(recipe: RestorationRecipe, run: Path, write: Callable[[Path], None]) -> Path:

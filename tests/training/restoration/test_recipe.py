@@ -65,7 +65,7 @@ def test_tiny_network_is_small_and_at_scale_one() -> None:
         tiny = shipped(f"tiny-restoration-{step}")
         assert tiny.pictures is None
         assert tiny.network.scale == 1
-        assert tiny.scene_px == 128
+        assert tiny.picture_px == 128
     assert shipped("tiny-restoration-s1").network == shipped("tiny-restoration-s2").network
 
 

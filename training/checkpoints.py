@@ -5,6 +5,7 @@ there: the published inpainting checkpoints name the wrong one (LLMGA.md §7.3).
 """
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +38,21 @@ _PIPELINES = {
     ("sd15", True): "StableDiffusionInpaintPipeline",
     ("sdxl", False): "StableDiffusionXLPipeline",
     ("sdxl", True): "StableDiffusionXLInpaintPipeline",
+}
+
+
+SCHEDULER: Mapping[str, Any] = {  # as published with SD1.5
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.6.0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "num_train_timesteps": 1_000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
 }
 
 

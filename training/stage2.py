@@ -50,8 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(recipe: Stage2Recipe) -> Path:
     """Train and write the checkpoint; return its folder."""
     parts = open_base(recipe)
-    fitted = fit_recipe(recipe, parts)
-    return export(recipe, parts, fitted.model if fitted.ema is None else fitted.averaged())
+    return export(recipe, parts, fit_recipe(recipe, parts))
 
 
 def open_base(recipe: Stage2Recipe) -> "Parts":
@@ -165,9 +164,8 @@ def dry_run(recipe: Stage2Recipe, folder: Path) -> Path:
 
     Returns the exported checkpoint below `folder`.
     """
-    import shutil
-
     from training.minis.diffusion import build_sd15, build_sdxl
+    from training.runs.resuming import run_twice
 
     (build_sdxl if recipe.kind == "sdxl" else build_sd15)(folder / "base")
     changes: dict[str, Any] = {
@@ -183,18 +181,18 @@ def dry_run(recipe: Stage2Recipe, folder: Path) -> Path:
     if recipe.precomputed is not None:
         changes["precomputed"] = folder / "latents"
     dry = recipe.model_copy(update=changes)
-    run(dry)
-    shutil.rmtree(max((dry.out / "checkpoints").iterdir()))
-    return run(dry)
+    fitted = run_twice(lambda: fit_recipe(dry, open_base(dry)), dry.out)
+    return export(dry, open_base(dry), fitted)
 
 
-def export(recipe: Stage2Recipe, parts: "Parts", unet: Any) -> Path:
-    """Write `checkpoint/` with this UNet; return it."""
+def export(recipe: Stage2Recipe, parts: "Parts", fitted: "Fitted") -> Path:
+    """Write `checkpoint/` with the trained UNet, its average where there is one; return it."""
     import torch
 
     from training.checkpoints import write_checkpoint
 
     target = recipe.out / CHECKPOINT
+    unet = fitted.model if fitted.ema is None else fitted.averaged()
     write_checkpoint(target, parts, unet, getattr(torch, recipe.saved_as))
     return target
 

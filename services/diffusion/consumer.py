@@ -81,7 +81,7 @@ class Renderer:
             return
         plan = await asyncio.to_thread(make_plan, job, model)
         states = [f"{job.id}.{index}" for index in range(len(plan.requests))]
-        await asyncio.to_thread(self._go_on, plan.requests, states, model)
+        marks = await asyncio.to_thread(self._go_on, plan.requests, states, model)
         handles: list[Handle] = []
         tasks: list[asyncio.Task[ImageResult]] = []
         is_over = False
@@ -90,7 +90,7 @@ class Renderer:
                 handle = await self._submit(request)
                 handles.append(handle)
                 claim.on_lost(handle.cancel)
-                keep = functools.partial(self._save, states[index], fingerprint(request.picture, model))
+                keep = functools.partial(self._save, states[index], marks[index])
                 tasks.append(asyncio.create_task(self._follow(claim, plan, index, handle, keep)))
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
@@ -152,18 +152,20 @@ class Renderer:
         except StoreUnavailable as error:
             _log.warning("a snapshot could not be kept: %s", error)  # a killed picture makes more steps again
 
-    def _go_on(self, requests: list[RenderRequest], states: list[str], model: LoadedModel) -> None:
-        """Bring each picture to where an earlier attempt, of whatever worker, has left it."""
-        for request, name in zip(requests, states, strict=True):
+    def _go_on(self, requests: list[RenderRequest], states: list[str], model: LoadedModel) -> list[str]:
+        """Bring each picture to where an earlier attempt, of whatever worker, has left it; return the fingerprints."""
+        marks = [fingerprint(request.picture, model) for request in requests]
+        for request, name, mark in zip(requests, states, marks, strict=True):
             data = self._store.load_state(name)
             if data is None:
                 continue
             try:
-                resume(request, unpack(data, fingerprint(request.picture, model)))
+                resume(request, unpack(data, mark))
             except Unusable as reason:
                 _log.info("a picture starts anew: its snapshot is of no use", extra={"reason": str(reason)})
             else:
                 _log.info("a picture goes on", extra={"calls_done": request.calls_done})
+        return marks
 
     def _drop(self, states: list[str]) -> None:
         for name in states:

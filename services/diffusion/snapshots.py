@@ -10,6 +10,7 @@ import hashlib
 import json
 import struct
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -82,9 +83,14 @@ def fingerprint(picture: Picture, model: LoadedModel) -> str:
         "model": model.files.sha256,
         "dtype": str(model.dtype),
         "device": model.device.type,
-        "libraries": {name: version(name) for name in ("torch", "diffusers", "transformers")},
+        "libraries": _libraries(),
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@cache
+def _libraries() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "diffusers", "transformers")}
 
 
 def pack(snapshot: Snapshot, fingerprint: str) -> bytes:

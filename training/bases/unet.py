@@ -4,30 +4,14 @@ The folder is a whole checkpoint in SD1.5's layout, which stage 2 then trains li
 """
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from services.diffusion.libraries import AutoencoderKL, CLIPTextConfig, UNet2DConditionModel
-from training.checkpoints import WEIGHTS, model_index
+from training.checkpoints import SCHEDULER, WEIGHTS, model_index
 from training.recipes.stage2 import Fresh
 from training.runs.records import write_json
-
-SCHEDULER: Mapping[str, Any] = {  # as published with SD1.5
-    "_class_name": "PNDMScheduler",
-    "_diffusers_version": "0.6.0",
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "clip_sample": False,
-    "num_train_timesteps": 1_000,
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-    "trained_betas": None,
-}
 
 
 def assemble(folder: Path, fresh: Fresh, *, seed: int) -> None:

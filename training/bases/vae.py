@@ -7,17 +7,19 @@ quantization convolutions, so that `latents * scaling_factor` has zero mean and 
 The folder's `vae/` is then SD1.5's layout. A CPU of two cores needs half an hour.
 """
 
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from training.recipes import Recipe, options
 from training.recipes.recipe import Settings
+
+if TYPE_CHECKING:
+    from training.runs import Fitted
 
 STAGE = "vae"
 
@@ -79,26 +81,21 @@ def decodes(name: str) -> bool:
 
 def train(recipe: VaeRecipe) -> Path:
     """Train, standardize and write `vae/` into the run's folder; return it."""
+    return export(recipe, fit_recipe(recipe))
+
+
+def fit_recipe(recipe: VaeRecipe) -> "Fitted":
+    """Train by the recipe."""
     from functools import partial
 
     import torch
 
-    from training.bases.reconstruction import (
-        Reconstruction,
-        WorldPictures,
-        collate,
-        loss_of,
-        masks_of,
-        moments_of,
-        standardize,
-    )
+    from training.bases.reconstruction import Reconstruction, WorldPictures, collate, loss_of, masks_of
     from training.runs import fit
-    from training.world import draw, sample_scene
 
     torch.manual_seed(recipe.plan.seed)
-    model = Reconstruction(build(recipe))
-    fitted = fit(
-        model,
+    return fit(
+        Reconstruction(build(recipe)),
         partial(loss_of, kl_weight=recipe.kl_weight),
         WorldPictures(recipe.size, recipe.crop, masks_of(recipe.size)),
         collate,
@@ -108,6 +105,13 @@ def train(recipe: VaeRecipe) -> Path:
         loaders=recipe.loaders,
         tags={"recipe": recipe.model_dump(mode="json")},
     )
+
+
+def export(recipe: VaeRecipe, fitted: "Fitted") -> Path:
+    """Standardize a new autoencoder's latents, and write `vae/`."""
+    from training.bases.reconstruction import moments_of, standardize
+    from training.world import draw, sample_scene
+
     vae = (fitted.averaged() if fitted.ema else fitted.model).vae.eval()
     if recipe.base is None:
         pictures = [draw(sample_scene(seed), recipe.size) for seed in range(recipe.moment_pictures)]
@@ -119,15 +123,15 @@ def train(recipe: VaeRecipe) -> Path:
 
 def dry_run(recipe: VaeRecipe) -> None:
     """Take two steps, resume from the first and export."""
+    from training.runs.resuming import run_twice
+
     with tempfile.TemporaryDirectory() as folder:
         changes: dict[str, Any] = {"out": Path(folder) / "run", "plan": recipe.plan.dry(), "moment_pictures": 8}
         if recipe.base is not None:
             changes["base"] = Path(folder) / "base"
             build(recipe.model_copy(update={"base": None})).save_pretrained(changes["base"], safe_serialization=True)
         dry = recipe.model_copy(update=changes)
-        train(dry)
-        shutil.rmtree(sorted((dry.out / "checkpoints").iterdir())[-1])
-        train(dry)
+        export(dry, run_twice(lambda: fit_recipe(dry), dry.out))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,6 @@ The weights are float32 safetensors under the key names of the published files. 
 defaults that a worker announces for this checkpoint (a model of this size has no use for 50 steps).
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,9 @@ from services.diffusion.libraries import (
 )
 from training.bases.export import write_text_encoder
 from training.bases.tokenizer import BEGIN, END, write_tokenizer
+from training.checkpoints import SCHEDULER, model_index
 from training.minis.requests import text
+from training.runs.records import write_json
 
 MERGES = 1_024  # word pieces learned from our text; the bytes and the two special tokens come on top
 HIDDEN = 96
@@ -41,9 +42,9 @@ def build_sd15(folder: Path, *, seed: int = 0) -> None:
     vae.save_pretrained(folder / "vae", safe_serialization=True)
     write_text_encoder(folder / "text_encoder", text_encoder, "CLIPTextModel")
     (folder / "scheduler").mkdir(exist_ok=True)
-    _write_json(folder / "scheduler" / "scheduler_config.json", _SCHEDULER)
-    _write_json(folder / "model_index.json", _model_index(is_sdxl=False))
-    _write_json(folder / "serving.json", SERVING)
+    write_json(folder / "scheduler" / "scheduler_config.json", dict(SCHEDULER))
+    write_json(folder / "model_index.json", model_index("sd15", inpainting=False, scheduler="PNDMScheduler"))
+    write_json(folder / "serving.json", SERVING)
 
 
 def build_sdxl(folder: Path, *, seed: int = 0) -> None:
@@ -77,9 +78,9 @@ def build_sdxl(folder: Path, *, seed: int = 0) -> None:
     write_text_encoder(folder / "text_encoder", first, "CLIPTextModel")
     write_text_encoder(folder / "text_encoder_2", second, "CLIPTextModelWithProjection")
     (folder / "scheduler").mkdir(exist_ok=True)
-    _write_json(folder / "scheduler" / "scheduler_config.json", _SDXL_SCHEDULER)
-    _write_json(folder / "model_index.json", _model_index(is_sdxl=True))
-    _write_json(folder / "serving.json", {**SERVING, "guidance_scale": 5.0})
+    write_json(folder / "scheduler" / "scheduler_config.json", _SDXL_SCHEDULER)
+    write_json(folder / "model_index.json", model_index("sdxl", inpainting=False, scheduler="EulerDiscreteScheduler"))
+    write_json(folder / "serving.json", {**SERVING, "guidance_scale": 5.0})
 
 
 def _unet(**options: Any) -> Any:
@@ -141,21 +142,8 @@ def _text_encoder(vocabulary: dict[str, int], model: Any = CLIPTextModel, **opti
     return text_encoder
 
 
-_SCHEDULER: dict[str, Any] = {  # as published with SD1.5
-    "_class_name": "PNDMScheduler",
-    "_diffusers_version": "0.6.0",
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "clip_sample": False,
-    "num_train_timesteps": 1_000,
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-    "trained_betas": None,
-}
 _SDXL_SCHEDULER: dict[str, Any] = {  # as published with SDXL
-    **_SCHEDULER,
+    **SCHEDULER,
     "_class_name": "EulerDiscreteScheduler",
     "_diffusers_version": "0.19.0.dev0",
     "interpolation_type": "linear",
@@ -164,28 +152,3 @@ _SDXL_SCHEDULER: dict[str, Any] = {  # as published with SDXL
     "timestep_spacing": "leading",
     "use_karras_sigmas": False,
 }
-
-
-def _model_index(*, is_sdxl: bool) -> dict[str, Any]:
-    index: dict[str, Any] = {
-        "_class_name": "StableDiffusionXLPipeline" if is_sdxl else "StableDiffusionPipeline",
-        "_diffusers_version": "0.42.1",
-        "feature_extractor": [None, None],
-        "scheduler": ["diffusers", "EulerDiscreteScheduler" if is_sdxl else "PNDMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    if is_sdxl:
-        return index | {
-            "force_zeros_for_empty_prompt": True,
-            "image_encoder": [None, None],
-            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-            "tokenizer_2": ["transformers", "CLIPTokenizer"],
-        }
-    return index | {"requires_safety_checker": False, "safety_checker": [None, None]}
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -7,7 +7,6 @@ requests for pictures by the `<gen_image>` protocol, from templated pairs, in we
 cores.
 """
 
-import json
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from services.mllm.conversation import QWEN2, Turn, render
 from services.mllm.torchvision_schemas import register
 from training.minis.requests import draw, text
+from training.runs.records import write_json
 
 VOCABULARY = 1_024  # tokens that are learned from our text; the special ones come on top
 SPARE_ROWS = 61  # Qwen2 has 290 or 418 rows that no token uses
@@ -73,8 +73,8 @@ def build_mllm(
         tensors[f"model.vision_tower.vision_tower.vision_model.{bare}"] = tensor
     stored = {name: tensor.detach().to(dtype).contiguous().clone() for name, tensor in tensors.items()}
     save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
-    _write_json(folder / "config.json", _config(language_model.config, tower.config, dtype))
-    _write_json(
+    write_json(folder / "config.json", _config(language_model.config, tower.config, dtype))
+    write_json(
         folder / "generation_config.json",
         {
             "do_sample": True,
@@ -177,7 +177,7 @@ def write_byte_pairs(folder: Path, tokenizer: Tokenizer) -> None:
         }
         for token in SPECIAL_TOKENS
     }
-    _write_json(
+    write_json(
         folder / "tokenizer_config.json",
         {
             "add_prefix_space": False,
@@ -296,7 +296,7 @@ def write_tower(folder: Path, config: Any) -> None:
     """Write the configuration files of a tower."""
     folder.mkdir(exist_ok=True)
     side = config.image_size
-    _write_json(
+    write_json(
         folder / "config.json",
         {
             "architectures": ["CLIPVisionModel"],
@@ -313,7 +313,7 @@ def write_tower(folder: Path, config: Any) -> None:
             "projection_dim": config.projection_dim,
         },
     )
-    _write_json(
+    write_json(
         folder / "preprocessor_config.json",
         {
             "crop_size": side,
@@ -327,7 +327,3 @@ def write_tower(folder: Path, config: Any) -> None:
             "size": side,
         },
     )
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

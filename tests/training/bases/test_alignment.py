@@ -1,11 +1,13 @@
 """What the tiny CLIP is told: each object's attributes at its place's token and at its patches."""
 
 import random
+from pathlib import Path
 
 import pytest
 
+from services.diffusion.libraries import CLIPTextModel, CLIPTokenizer, CLIPVisionModel
 from training.bases.alignment import PATCH_CLASSES, TEXT_CLASSES, UNLABELED, WorldPairs, patch_labels
-from training.bases.clip import ClipRecipe, dry_run
+from training.bases.clip import ClipRecipe, dry_run, train
 from training.recipes.recipe import FOLDER, load_recipe
 from training.world import caption_of, sample_scene
 from training.world.objects import COLORS, PLACES, Shape
@@ -78,5 +80,17 @@ def test_captions_of_many_objects_are_cut_at_a_sentence(seed: int) -> None:
     pytest.fail("no caption among the texts")
 
 
-def test_the_dry_run_of_its_recipe_makes_towers_and_a_tokenizer() -> None:
-    dry_run(load_recipe(FOLDER / "tiny-clip.yaml", ClipRecipe))
+def test_the_dry_run_of_its_recipe_leaves_nothing_behind(tmp_path: Path) -> None:
+    dry_run(load_recipe(FOLDER / "tiny-clip.yaml", ClipRecipe, [f"out={tmp_path / 'run'}"]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_writes_a_tokenizer_and_both_encoders(tmp_path: Path) -> None:
+    recipe = load_recipe(FOLDER / "tiny-clip.yaml", ClipRecipe, [f"out={tmp_path}"])
+    train(recipe.model_copy(update={"plan": recipe.plan.dry()}))
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
+    text_encoder = CLIPTextModel.from_pretrained(tmp_path / "text_encoder")
+    tower = CLIPVisionModel.from_pretrained(tmp_path / "vision_tower")
+    assert len(tokenizer) == text_encoder.config.vocab_size
+    assert tower.config.image_size == recipe.image_size
+    assert (tmp_path / "vision_tower" / "preprocessor_config.json").is_file()

@@ -95,10 +95,13 @@ class PromptJobs:
                 now = self._clock()
                 if teller.is_busy or now - told_at < 1 / MAX_DELTAS_PER_S:
                     continue
-                if not told_at:
+                is_first, told_at = not told_at, now
+                if is_first:
                     metrics.TIME_TO_FIRST_DELTA_SECONDS.observe(now - started)
-                told_at = now
-                teller.tell(waiting)
+                    # A task would begin behind the tokens of all other jobs of this step. vLLM goes on meanwhile.
+                    await claim.emit(EventType.PROMPT_DELTA, {"text": waiting})
+                else:
+                    teller.tell(waiting)
                 waiting = ""
             with self._finishing_one():
                 await teller.done()
@@ -141,7 +144,7 @@ class PromptJobs:
 
 
 class _Teller:
-    """Tells deltas beside the writing, one at a time: a slow queue makes them fewer and holds up nothing."""
+    """Tells all deltas but the first beside the writing, one at a time: a slow queue makes them fewer."""
 
     def __init__(self, claim: Claim) -> None:
         self._claim = claim

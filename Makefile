@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-deep check fix bench clean
+.PHONY: help demo up test test-deep check fix bench tiny clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -48,6 +48,10 @@ fix:  ## format, and repair what ruff can repair
 bench:  ## measure what gateway and queue add to a request
 	$(READY)
 	@$(BIN)/python -m benchmarks.plumbing $(ARGS)
+
+tiny:  ## train the tiny pair again from nothing, measure it, write its cards (most of a day on two cores)
+	$(READY)
+	@$(BIN)/python -m training.tiny $(ARGS)
 
 clean:  ## remove the environment, caches and what a running system wrote (.llmga, out)
 	rm -rf .venv .llmga out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

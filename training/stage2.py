@@ -57,9 +57,12 @@ def open_base(recipe: Stage2Recipe) -> "Parts":
     """Load the base, which is made first where it is missing and the recipe says of what."""
     from training.bases.unet import assemble
     from training.checkpoints import open_checkpoint
+    from training.runs.fitting import accelerator_for
 
-    if recipe.fresh is not None and not recipe.base.exists():
-        assemble(recipe.base, recipe.fresh, seed=recipe.plan.seed)
+    accelerator = accelerator_for(recipe.plan.plan(examples=recipe.plan.global_batch))
+    with accelerator.main_process_first():
+        if recipe.fresh is not None and not recipe.base.exists():
+            assemble(recipe.base, recipe.fresh, seed=recipe.plan.seed)
     return open_checkpoint(recipe.base, recipe.kind, inpainting=recipe.inpainting)
 
 
@@ -86,7 +89,8 @@ def fit_recipe(recipe: Stage2Recipe, parts: "Parts") -> "Fitted":
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
     if recipe.precomputed is not None:
-        examples = _with_latents(recipe, examples, parts, device)
+        with accelerator.main_process_first():  # the others find what it has made
+            examples = _with_latents(recipe, examples, parts, device)
     schedule = Schedule.of(parts.scheduler)
     denoising = Denoising(schedule, parts.vae, parts.text_encoder, parts.second, recipe.snr_gamma)
     collate = Collate(recipe.size, len(schedule.alphas_cumprod), recipe.noise_offset, recipe.input_perturbation)
@@ -186,12 +190,14 @@ def dry_run(recipe: Stage2Recipe, folder: Path) -> Path:
 
 
 def export(recipe: Stage2Recipe, parts: "Parts", fitted: "Fitted") -> Path:
-    """Write `checkpoint/` with the trained UNet, its average where there is one; return it."""
+    """Write `checkpoint/` with the trained UNet, its average where there is one; return it. The main process does."""
     import torch
 
     from training.checkpoints import write_checkpoint
 
     target = recipe.out / CHECKPOINT
+    if not fitted.is_main:
+        return target
     unet = fitted.model if fitted.ema is None else fitted.averaged()
     write_checkpoint(target, parts, unet, getattr(torch, recipe.saved_as))
     return target

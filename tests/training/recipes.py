@@ -1,14 +1,21 @@
 """The recipes in the repository, by stage, and mini runs of the language model's stages."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from safetensors.torch import load_file
 
 from training.minis.bases import build_base, build_tower
 from training.minis.data import write_data
 from training.recipes.recipe import FOLDER, stage_of
 
+ROOT = Path(__file__).parents[2]
 KINDS = ("text_to_image", "similar_image", "inpainting", "edit", "dialogue")
 
 
@@ -41,3 +48,29 @@ def write_mini(folder: Path, family: str = "qwen2", **changes: Any) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     return path
+
+
+def run_in_two_processes(module: str, *arguments: str) -> None:
+    """Run a stage by `accelerate launch`, with the configuration for a CPU."""
+    command = "-m accelerate.commands.launch --config_file training/accelerate/cpu.yaml"
+    launched = subprocess.run(
+        [sys.executable, *command.split(), "-m", module, *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert launched.returncode == 0, launched.stderr
+
+
+def assert_two_equal_one(one: Path, two: Path, step: int) -> None:
+    """Check that two processes learned in the folder `two` what one did in `one`, within rounding."""
+    assert json.loads((two / "meta.json").read_text())["processes"] == 2
+    curves = [[json.loads(line) for line in (run / "losses.jsonl").read_text().splitlines()] for run in (one, two)]
+    first, second = ([line["loss"] for line in curve] for curve in curves)
+    assert second == pytest.approx(first, rel=1e-4)
+    weights = [load_file(run / "checkpoints" / f"step-{step:08d}" / "model.safetensors") for run in (one, two)]
+    # Adam divides by the gradient's size: where that is near nothing, rounding alone may move a weight by one rate.
+    differences = [float((weights[1][name] - tensor).abs().mean()) for name, tensor in weights[0].items()]
+    assert max(differences) < 1e-5

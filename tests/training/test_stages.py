@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from services.mllm.checkpoints import convert
-from tests.training.recipes import recipes_of, write_mini
+from tests.training.recipes import ROOT, assert_two_equal_one, recipes_of, run_in_two_processes, write_mini
 from training import pretrain, stage1
 from training.llava import read_projector
 from training.recipes.recipe import FOLDER
 
-ROOT = Path(__file__).parents[2]
 STAGES = {"pretrain": pretrain.main, "stage1": stage1.main}
 PUBLISHED = ("vicuna-7b", "mistral-7b", "llama3-8b", "qwen2-0.5b", "qwen2-1.5b", "qwen2-7b", "phi3-3b", "gemma-2b")
 
@@ -99,27 +97,8 @@ def test_adapters_leave_the_base_and_are_merged_into_its_own_weights(tmp_path: P
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     recipe = write_mini(tmp_path)
     assert stage1.main(["--recipe", str(recipe), "--out", str(tmp_path / "one")]) == 0
-    command = "-m accelerate.commands.launch --config_file training/accelerate/cpu.yaml -m training.stage1"
-    launched = subprocess.run(
-        [sys.executable, *command.split(), "--recipe", str(recipe), "--out", str(tmp_path / "two")],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert launched.returncode == 0, launched.stderr
-    assert json.loads((tmp_path / "two" / "meta.json").read_text())["processes"] == 2
-    one, two = (
-        [json.loads(line) for line in (tmp_path / name / "losses.jsonl").read_text().splitlines()]
-        for name in ("one", "two")
-    )
-    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-4)
-    name = "checkpoints/step-00000003/model.safetensors"
-    first, second = load_file(tmp_path / "one" / name), load_file(tmp_path / "two" / name)
-    # Adam divides by the gradient's size: where that is near nothing, rounding alone may move a weight by one rate.
-    differences = [float((second[key] - tensor).abs().mean()) for key, tensor in first.items()]
-    assert max(differences) < 1e-5
+    run_in_two_processes("training.stage1", "--recipe", str(recipe), "--out", str(tmp_path / "two"))
+    assert_two_equal_one(tmp_path / "one", tmp_path / "two", 3)
 
 
 @pytest.mark.parametrize("module", ["training.pretrain", "training.stage1"])

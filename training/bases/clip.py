@@ -113,9 +113,11 @@ def fit_recipe(recipe: ClipRecipe) -> "Fitted":
 
 
 def export(recipe: ClipRecipe, fitted: "Fitted") -> Path:
-    """Write the two encoders beside the tokenizer."""
+    """Write the two encoders beside the tokenizer; the main process does."""
     from training.bases.export import write_text_encoder, write_vision_tower
 
+    if not fitted.is_main:
+        return recipe.out
     model = fitted.averaged() if fitted.ema else fitted.model
     write_text_encoder(recipe.out / "text_encoder", model.text_encoder)
     write_vision_tower(recipe.out / "vision_tower", model.vision_tower)

@@ -2,7 +2,7 @@
 
     python -m training.bases.language --recipe training/recipes/tiny-language.yaml
 
-About three million parameters and its own byte pairs, in which the world's English words and the Chinese characters are
+About a million parameters and its own byte pairs, in which the world's English words and the Chinese characters are
 single tokens. It reads what is written about the world as plain text, without turns: captions, requests with their
 answers, questions about captions, edits. `pretrain` and `stage1` then take `out`/checkpoint as their base.
 """

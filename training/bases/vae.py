@@ -108,15 +108,17 @@ def fit_recipe(recipe: VaeRecipe) -> "Fitted":
 
 
 def export(recipe: VaeRecipe, fitted: "Fitted") -> Path:
-    """Standardize a new autoencoder's latents, and write `vae/`."""
+    """Standardize a new autoencoder's latents, and write `vae/`; the main process does."""
     from training.bases.reconstruction import moments_of, standardize
     from training.world import draw, sample_scene
 
+    target = recipe.out / "vae"
+    if not fitted.is_main:
+        return target
     vae = (fitted.averaged() if fitted.ema else fitted.model).vae.eval()
     if recipe.base is None:
         pictures = [draw(sample_scene(seed), recipe.size) for seed in range(recipe.moment_pictures)]
         standardize(vae, moments_of(vae, pictures))
-    target = recipe.out / "vae"
     vae.save_pretrained(target, safe_serialization=True)
     return target
 

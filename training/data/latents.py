@@ -42,13 +42,16 @@ class Latents:
 
 
 def hash_of(vae: Any) -> str:
-    """Return a digest of an autoencoder's weights that make latents; its decoder may change."""
+    """Return a digest of an autoencoder's weights that make latents; its decoder may change.
+
+    They count in half precision, in which checkpoints are stored between two stages.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(vae.state_dict().items()):
         if not name.startswith(("encoder.", "quant_conv.")):
             continue
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().half().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from services.diffusion.restoration.restorer import Restorer
+from services.diffusion.seams import Mask
 from services.mllm.instructions import Writing
 from training.data.degradations import Seams
 from training.data.masks import SD_STAGE2, draw_mask
@@ -23,7 +24,6 @@ from training.evaluation.scores import (
     score_request,
     total,
 )
-from training.evaluation.seams import Mask
 from training.evaluation.writing import Ask, Writer
 from training.restoration.figures import cases, measure
 from training.world.captions import caption_of

@@ -19,9 +19,9 @@ from services.diffusion.checkpoints import ServingDefaults
 from services.diffusion.conditioning.encoder import PromptEncoder, TokenizerVocabulary
 from services.diffusion.conditioning.prompts import PromptPair, tokenize
 from services.diffusion.libraries import AutoencoderKL, CLIPTextModel, CLIPTokenizer, UNet2DConditionModel, quiet
+from services.diffusion.seams import Mask
 from services.diffusion.solvers import build_scheduler, default_scheduler
 from shared.contracts.generation import PromptEncoding
-from training.evaluation.seams import Mask
 from training.world.drawing import Pixels
 
 LATENT_PX = 8

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from services.diffusion.seams import Mask
 from services.mllm.checkpoints import convert
 from services.mllm.conversation import TEMPLATES, Turn
 from services.mllm.generation_prompt import parse
@@ -24,7 +25,6 @@ from services.mllm.instructions import SOURCE_CAPTION, Writing, question
 from services.mllm.pictures import picture_of
 from services.mllm.tokenization import ImageSlot, PromptBuilder
 from services.mllm.torchvision_schemas import register
-from training.evaluation.seams import Mask
 from training.world.drawing import Pixels
 
 BATCH = 32

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from training.evaluation.seams import Mask, psnr, seam_error
+from services.diffusion.seams import Mask
+from training.evaluation.seams import psnr, seam_error
 from training.world import draw, sample_scene
 from training.world.drawing import Pixels
 

@@ -8,7 +8,7 @@ before batch ones, which ride along in free rows; a batch request that was passe
 counts as interactive for one step, so batch work never stops.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 PATIENCE_CALLS = 16
@@ -25,6 +25,7 @@ class BatchKey(NamedTuple):
     tokens: int
     dtype: str
     fixed_bucket: bool
+    adapters: tuple[Hashable, ...] = ()
 
 
 class Waiting(Protocol):

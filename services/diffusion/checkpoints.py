@@ -8,14 +8,16 @@ and a part that has nothing else is refused. Folders with Python files or `auto_
 
 import hashlib
 import json
+import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from shared.contracts import Scheduler
+from shared.contracts import Scheduler, Task
 from shared.contracts.generation import MAX_STEPS
 
 Kind = Literal["sd15", "sdxl"]
@@ -35,6 +37,7 @@ CONFIGS = {
 }
 # Of SDXL alone: its second text encoder.
 SECOND_ENCODER, SECOND_TOKENIZER = "text_encoder_2", "tokenizer_2"
+UNET_CHANNELS = (4, 9)  # latents; latents, mask and masked latents of an inpainting UNet (LLMGA.md §5.3)
 TIME_IDS = 6  # sizes and crop that its UNet is told
 TOKENIZER = ("vocab.json", "merges.txt")
 TOKENIZER_OPTIONAL = ("tokenizer_config.json", "special_tokens_map.json")
@@ -90,6 +93,13 @@ class ServingDefaults(BaseModel):
         return cls(guidance_scale=5.0) if kind == "sdxl" else cls()
 
 
+class Numbers(NamedTuple):
+    """How many numbers the weights of a part are, and how many of them are in matrices: linear layers, embeddings."""
+
+    total: int
+    in_matrices: int
+
+
 @dataclass(frozen=True, slots=True)
 class CheckpointFiles:
     """A folder that passed: its configurations, and the hash of all that makes its pictures."""
@@ -101,7 +111,25 @@ class CheckpointFiles:
     scheduler: dict[str, Any]
     serving: ServingDefaults
     sha256: str
+    numbers: Mapping[str, Numbers]  # of each part
     zero_empty_negative: bool = False  # SDXL: no negative prompt means an embedding of zeros
+
+    @property
+    def sample_size(self) -> int:
+        """The model's own side in latents."""
+        return int(self.unet.get("sample_size", 64))
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What it does: a UNet that was trained to see masks does nothing else."""
+        painting = (Task.INPAINT, Task.OUTPAINT)
+        is_inpainting = self.unet["in_channels"] != UNET_CHANNELS[0]
+        return painting if is_inpainting else (Task.TEXT_TO_IMAGE, Task.SIMILAR, *painting)
+
+    @property
+    def upcasts_vae(self) -> bool:
+        """Whether the autoencoder overflows in float16; SDXL's does, and says so."""
+        return bool(self.vae.get("force_upcast"))
 
 
 def inspect(folder: Path) -> CheckpointFiles:
@@ -121,9 +149,7 @@ def inspect(folder: Path) -> CheckpointFiles:
     configs = {
         part: _config(folder / part / name) for part, name in CONFIGS.items() if is_sdxl or part != SECOND_ENCODER
     }
-    for part in WEIGHTS:
-        if part in configs:
-            _check_weights(folder / part)
+    numbers = {part: _check_weights(folder / part) for part in WEIGHTS if part in configs}
     for tokenizer in ("tokenizer", SECOND_TOKENIZER) if is_sdxl else ("tokenizer",):
         for name in TOKENIZER:
             _require(folder / tokenizer / name)
@@ -137,6 +163,7 @@ def inspect(folder: Path) -> CheckpointFiles:
         scheduler=configs["scheduler"],
         serving=_serving(folder / SERVING, kind),
         sha256=_content_hash(folder),
+        numbers=numbers,
         zero_empty_negative=is_sdxl and bool(index.get("force_zeros_for_empty_prompt", True)),
     )
 
@@ -159,7 +186,7 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _check_weights(folder: Path) -> None:
+def _check_weights(folder: Path) -> Numbers:
     path = folder / WEIGHTS[folder.name]
     if not path.is_file():
         for pattern in _PICKLES:
@@ -168,11 +195,15 @@ def _check_weights(folder: Path) -> None:
                     f"{pickle} is not safetensors and is not opened (a pickle can run code); convert it to {path.name}"
                 )
         raise UnfitCheckpoint(f"{path} is missing; copy the complete checkpoint, as one file per part")
-    _check_safetensors(path)
+    return check_safetensors(path)
 
 
-def _check_safetensors(path: Path) -> None:
-    """Compare the file's length with its header (safetensors: u64 length, JSON, data)."""
+def check_safetensors(path: Path) -> Numbers:
+    """Compare the file's length with its header (safetensors: u64 length, JSON, data); return what the header says.
+
+    Raises:
+        UnfitCheckpoint: the file is not whole.
+    """
     size = path.stat().st_size
     damaged = UnfitCheckpoint(f"{path} is not a whole safetensors file ({size} bytes); copy it again")
     with path.open("rb") as file:
@@ -184,11 +215,15 @@ def _check_safetensors(path: Path) -> None:
             raise damaged
         try:
             header = json.loads(file.read(header_bytes))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            entries = [entry for name, entry in header.items() if name != "__metadata__"]
+            ends = [entry["data_offsets"][1] for entry in entries]
+            shapes = [entry["shape"] for entry in entries]
+            numbers = Numbers(sum(map(math.prod, shapes)), sum(math.prod(shape) for shape in shapes if len(shape) == 2))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError):
             raise damaged from None
     if size != 8 + header_bytes + max(ends, default=0):
         raise damaged
+    return numbers
 
 
 def _kind(folder: Path, unet: dict[str, Any]) -> Kind:
@@ -199,10 +234,10 @@ def _kind(folder: Path, unet: dict[str, Any]) -> Kind:
         raise UnfitCheckpoint(
             f"{path} is neither SD1.5's nor SDXL's (its `addition_embed_type` is {str(added)[:40]!r})"
         )
-    if unet.get("in_channels") != 4 or unet.get("out_channels") != 4:
+    if unet.get("in_channels") not in UNET_CHANNELS or unet.get("out_channels") != 4:
         raise UnfitCheckpoint(
-            f"{path} has {unet.get('in_channels')} input channels; a text-to-image UNet has 4 "
-            "(9 are those of an inpainting UNet)"
+            f"{path} has {unet.get('in_channels')} input channels and {unet.get('out_channels')} output channels; "
+            "a UNet of Stable Diffusion has 4 (an inpainting one 9) and 4"
         )
     return "sdxl" if added else "sd15"
 
@@ -254,11 +289,12 @@ def _content_hash(folder: Path) -> str:
     for name in sorted(names):
         path = folder / name
         if path.is_file():
-            digest.update(f"{name}\n{_file_hash(path)}\n".encode())
+            digest.update(f"{name}\n{file_hash(path)}\n".encode())
     return digest.hexdigest()
 
 
-def _file_hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_HASH_CHUNK_BYTES):

@@ -17,18 +17,24 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
+from services.diffusion.adapters import AdapterUse
 from services.diffusion.conditioning.prompts import PromptPair, tokenize
 from services.diffusion.engine import Engine, EngineClosed, EngineFull
-from services.diffusion.handles import Finished, Handle
+from services.diffusion.finishing import Finish, Finisher, check_offered
+from services.diffusion.handles import Finished, Handle, Preview
+from services.diffusion.inputs import Inputs, load_inputs
+from services.diffusion.library import ModelLibrary
 from services.diffusion.loading import LoadedModel
 from services.diffusion.requests import Picture, RenderRequest, is_guided, prepare
+from services.diffusion.restoration.restorer import Restorer
+from services.diffusion.showing import Showing, state_name
 from services.diffusion.snapshots import Snapshot, Unusable, fingerprint, pack, resume, unpack
-from services.diffusion.stages import Pixels, encode_file
+from services.diffusion.stages import encode_file
 from shared import metrics
 from shared.artifacts import ArtifactStore
-from shared.contracts import EventType, FieldProblem, ImageResult, Job
+from shared.contracts import EventType, FieldProblem, GenerationRequest, ImageResult, Job
 from shared.contracts.generation import parse_size
-from shared.errors import InternalError, InvalidRequest, JobError, RequestError, StoreUnavailable
+from shared.errors import InternalError, InvalidRequest, JobError, ModelNotServed, RequestError, StoreUnavailable
 from shared.jobs import Claim, LeaseLost
 
 TEXT_KEY = "llmga"  # of the PNG text chunk
@@ -36,7 +42,6 @@ SOFTWARE = f"llmga-serve {version('llmga-serve')}"
 _log = logging.getLogger("llmga.diffusion")
 
 _FULL_PAUSE_S = 0.02  # canceled pictures leave within a step
-_STRANGER_PAUSE_S = 1.0  # so that a worker that serves the model can be the next to claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +50,32 @@ class Plan:
 
     prompts: PromptPair
     requests: list[RenderRequest]
+    inputs: Inputs
     parameters: dict[str, Any]
 
     def progress(self, index: int, step: int) -> dict[str, Any]:
         """Return the data of a progress event."""
-        return {"index": index, "step": step, "total_steps": self.requests[index].picture.num_inference_steps}
+        return {"index": index, "step": step, "total_steps": self.requests[index].total_steps}
 
 
 class Renderer:
     """Handles the claims of a worker's consumer."""
 
-    def __init__(self, engine: Engine, store: ArtifactStore) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        store: ArtifactStore,
+        library: ModelLibrary | None = None,
+        restorer: Restorer | None = None,
+    ) -> None:
+        """`library`: where the engine's models are from; None if they are loaded for good."""
         self._engine = engine
         self._store = store
+        self._library = library or ModelLibrary.of(*engine.models.values())
         # Compression and disk; bounded so that many pictures at once do not crowd out the device thread.
         self._files = ThreadPoolExecutor(max(2, (os.cpu_count() or 2) // 2), thread_name_prefix="llmga-files")
+        self._restorer = restorer
+        self._finisher = Finisher(engine, self._files, restorer)
 
     def close(self) -> None:
         """End the worker threads."""
@@ -70,16 +86,18 @@ class Renderer:
 
         Raises:
             RequestError: the job cannot be rendered as it was asked for.
-            JobError: the model failed.
+            JobError: the model failed, or could not be loaded.
             LeaseLost: the job was canceled or taken away.
         """
+        name = claim.job.request.model or ""
+        if name not in self._library.shelves:  # claims name the models that are served, so the record is at fault
+            raise ModelNotServed("This worker does not serve the model.", served_models=list(self._library.shelves))
+        async with self._library.hold(name) as model:
+            await self._render(claim, model)
+
+    async def _render(self, claim: Claim, model: LoadedModel) -> None:
         job = claim.job
-        model = self._engine.models.get(job.request.model or "")
-        if model is None:  # of another worker with other models; claims are not bound to models
-            await asyncio.sleep(_STRANGER_PAUSE_S)
-            await claim.release()
-            return
-        plan = await asyncio.to_thread(make_plan, job, model)
+        plan = await asyncio.to_thread(self._plan, claim, model)
         states = [f"{job.id}.{index}" for index in range(len(plan.requests))]
         marks = await asyncio.to_thread(self._go_on, plan.requests, states, model)
         handles: list[Handle] = []
@@ -109,7 +127,8 @@ class Renderer:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             if is_over or claim.canceled:  # of any other end there may be another attempt, here or elsewhere
-                await asyncio.to_thread(self._drop, states)
+                shown = [state_name(job.id, index) for index in range(len(states))]
+                await asyncio.to_thread(self._drop, states + shown)
 
     async def _submit(self, request: RenderRequest) -> Handle:
         while True:
@@ -125,26 +144,38 @@ class Renderer:
     ) -> ImageResult:
         loop = asyncio.get_running_loop()
         keeping: asyncio.Future[None] | None = None
+        showing = Showing(claim, index, self._store, self._files)
         resumed = plan.requests[index].steps_done
         if resumed:
             await claim.emit(EventType.RENDER_PROGRESS, plan.progress(index, resumed) | {"resumed": True})
         try:
             async for event in handle.events():
                 if isinstance(event, Finished):
-                    image = await self._keep(claim, plan, index, event.pixels)
+                    await showing.close()
+                    seed = plan.requests[index].picture.seed
+                    finish = await self._finisher.finish(claim, plan.inputs, index, seed, event.pixels)
+                    image = await self._keep(claim, plan, index, finish)
                     await claim.emit(EventType.IMAGE_COMPLETED, {"image": image.model_dump(mode="json")})
                     return image
                 if isinstance(event, Snapshot):
                     if keeping is None or keeping.done():  # a slow store gets fewer
                         keeping = loop.run_in_executor(self._files, keep, event)
                     continue
+                if isinstance(event, Preview):
+                    showing.take(event)
+                    continue
                 await claim.emit(EventType.RENDER_PROGRESS, plan.progress(index, event.step))
         finally:
+            await showing.close()
             if keeping is not None:
                 await asyncio.wait([keeping])
         if claim.lost.is_set():
             raise LeaseLost(f"job {claim.job.id} was dropped from the engine")
         raise InternalError("The renderer stopped before the picture was done.")
+
+    def _plan(self, claim: Claim, model: LoadedModel) -> Plan:
+        check_offered(claim.job.request, self._restorer)
+        return make_plan(claim.job, model, load_inputs(claim.job.request, self._store, tenant=claim.tenant))
 
     def _save(self, name: str, fingerprint: str, snapshot: Snapshot) -> None:
         try:
@@ -171,22 +202,25 @@ class Renderer:
         for name in states:
             self._store.drop_state(name)
 
-    async def _keep(self, claim: Claim, plan: Plan, index: int, pixels: Pixels) -> ImageResult:
+    async def _keep(self, claim: Claim, plan: Plan, index: int, finish: Finish) -> ImageResult:
         request = claim.job.request
         picture = plan.requests[index].picture
-        parameters = plan.parameters | {"seed": picture.seed}
+        parameters = plan.parameters | {"seed": picture.seed} | finish.parameters
 
         def work() -> ImageResult:
+            height, width, _ = finish.pixels.shape
             text = json.dumps(parameters, ensure_ascii=False)
-            data = encode_file(pixels, request.output_format, {TEXT_KEY: text})
+            data = encode_file(
+                finish.pixels, request.output_format, {TEXT_KEY: text}, quality_percent=request.output_compression
+            )
             stored = self._store.put(data, request.output_format.media_type, tenant=claim.tenant, metadata=parameters)
             return ImageResult(
                 index=index,
                 id=stored.id,
                 url=f"/v1/images/{stored.id}",
                 media_type=stored.media_type,
-                width=picture.width,
-                height=picture.height,
+                width=width,
+                height=height,
                 bytes=stored.bytes,
                 sha256=stored.sha256,
                 seed=picture.seed,
@@ -197,11 +231,30 @@ class Renderer:
         return image
 
 
-def make_plan(job: Job, model: LoadedModel) -> Plan:
+def chosen_adapters(request: GenerationRequest, model: LoadedModel) -> tuple[AdapterUse, ...]:
+    """Return the adapters of a request, in the order that makes equal sets equal.
+
+    Raises:
+        InvalidRequest: the model has no adapter of that name.
+    """
+    known = model.adapters.sha256
+    unknown = [chosen.name for chosen in request.adapters if chosen.name not in known]
+    if unknown:
+        message = f"`{model.name}` offers {', '.join(known) or 'none'}"
+        raise InvalidRequest(
+            "The model does not have this adapter.",
+            errors=[FieldProblem(field="adapters", code="not_offered", message=message)],
+        )
+    uses = [AdapterUse(chosen.name, chosen.weight, known[chosen.name]) for chosen in request.adapters]
+    return tuple(sorted(uses))
+
+
+def make_plan(job: Job, model: LoadedModel, inputs: Inputs) -> Plan:
     """Return what the engine is to do for a job; runs in a worker thread.
 
     Raises:
-        InvalidRequest: the scheduler cannot make this number of steps, or the text encoder has fewer layers.
+        InvalidRequest: the model does not do the task, the scheduler cannot make this number of steps, or the text
+            encoder has fewer layers.
         InternalError: the record lacks a value that the gateway fills in.
     """
     request, prompt = job.request, job.prompt
@@ -214,6 +267,12 @@ def make_plan(job: Job, model: LoadedModel) -> Plan:
         or request.scheduler is None
     ):
         raise InternalError("The job reached the renderer incomplete.")
+    if request.task not in model.files.tasks:
+        message = f"`{model.name}` offers {', '.join(model.files.tasks)}"
+        raise InvalidRequest(
+            "The model does not do this task.",
+            errors=[FieldProblem(field="task", code="not_offered", message=message)],
+        )
     if request.clip_skip > model.encoder.max_clip_skip:
         message = f"must be at most {model.encoder.max_clip_skip} for this model"
         raise InvalidRequest(
@@ -221,6 +280,7 @@ def make_plan(job: Job, model: LoadedModel) -> Plan:
             errors=[FieldProblem(field="clip_skip", code="out_of_bounds", message=message)],
         )
     guided = is_guided(request.guidance_scale, model.guidance_channels)
+    adapters = chosen_adapters(request, model)
     prompts = tokenize(
         model.vocabulary,
         request.prompt_encoding,
@@ -246,6 +306,9 @@ def make_plan(job: Job, model: LoadedModel) -> Plan:
         timesteps=model.files.serving.timesteps_for(request.scheduler, request.num_inference_steps),
         lane=request.lane,
         deterministic=request.deterministic,
+        previews=request.previews,
+        source=inputs.source,
+        adapters=adapters,
     )
     requests = [
         prepare(
@@ -269,11 +332,13 @@ def make_plan(job: Job, model: LoadedModel) -> Plan:
         "guidance_rescale": first.guidance_rescale,
         "guidance_interval": list(first.guidance_interval),
         "clip_skip": first.clip_skip,
+        "adapters": [use._asdict() for use in first.adapters],
         "scheduler": first.scheduler.value,
         "size": request.size,
         "model": model.name,
         "model_sha256": model.files.sha256,
         "dtype": str(model.dtype).removeprefix("torch."),
         "software": SOFTWARE,
+        **inputs.parameters,
     }
-    return Plan(prompts, requests, parameters)
+    return Plan(prompts, requests, inputs, parameters)

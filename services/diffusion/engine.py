@@ -1,30 +1,36 @@
 """The step-level batching engine: one thread owns the device.
 
-Each turn of its loop: take what was submitted, drop what was canceled, do a bounded share of side work (text
-encoding, decoding), choose requests of one batch key, one UNet call for all their rows, one solver step per
-request, tell the followers, retire what is done. A new request joins after at most one call; a canceled one
-is gone before the next. One request's failure is its own: an exception or NaN never reaches another request.
+Each turn of its loop: take what was submitted, drop what was canceled, do a bounded share of side work (encoding
+text and pictures, decoding latents, errands), choose requests of one batch key, one UNet call for all their rows, one
+solver step per request, tell the followers, retire what is done. A new request joins after at most one call; a canceled
+one is gone before the next. One request's failure is its own: an exception or NaN never reaches another request.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from services.diffusion import snapshots
 from services.diffusion.batching import BatchKey, choose
+from services.diffusion.encoding import encode_source
+from services.diffusion.errands import Errand, Result
+from services.diffusion.failures import outcome_of
 from services.diffusion.faults import DeviceLost, is_device_lost, is_out_of_memory
-from services.diffusion.handles import Finished, Handle, Progress
+from services.diffusion.handles import Bell, Finished, Handle, Preview, Progress
 from services.diffusion.loading import LoadedModel
-from services.diffusion.requests import LATENT_CHANNELS, LATENT_PX, RenderRequest
+from services.diffusion.previews import Allowance
+from services.diffusion.requests import LATENT_PX, RenderRequest
 from services.diffusion.stages import NotFinite, decode_latents, encode_prompts, release_memory
 from services.diffusion.unet import predict
 from shared import metrics
 from shared.contracts import Lane
-from shared.errors import InternalError, LLMGAError, OutOfMemory, RenderFailed
+from shared.errors import InternalError, LLMGAError
 
 SIDE_SHARE = 0.25  # of the device's time for side work while pictures wait for steps; one piece per turn at least
 
@@ -44,10 +50,12 @@ class _Ticket:
     """A request in the engine (`batching.Waiting`); `order` counts admissions."""
 
     request: RenderRequest
+    model: LoadedModel
     handle: Handle
     key: BatchKey
     order: int
     waiting_since: int
+    unseen: tuple[Progress, torch.Tensor] | None = None  # clean latents that a preview is due of
 
     @property
     def rows(self) -> int:
@@ -78,7 +86,7 @@ class Counters:
 
 
 class Engine:
-    """Makes pictures with the given models.
+    """Makes pictures with the models of a mapping that may change: a picture keeps the one that it was submitted for.
 
     `on_death` is called when the device thread cannot go on; a service ends its process there, and the leases
     bring its jobs back.
@@ -91,18 +99,21 @@ class Engine:
         max_pictures: int,
         on_death: Callable[[BaseException], None],
     ) -> None:
-        self.models = dict(models)
+        self.models = models
         self.counters = Counters()
         self._max_pictures = max_pictures
         self._on_death = on_death
         self._wakeup = threading.Condition()
         self._inbox: list[_Ticket] = []
         self._tickets: list[_Ticket] = []
+        self._errands: list[Errand[Any]] = []
         self._held = 0
         self._admitted = 0
         self._is_closing = False
         self._caps: dict[BatchKey, int] = {}
         self._call_s = 0.0
+        self._preview_time = Allowance()
+        self._bell = Bell()
         self._thread = threading.Thread(target=self._run, name="llmga-device", daemon=True)
 
     def start(self) -> None:
@@ -134,8 +145,9 @@ class Engine:
             EngineFull: it holds `max_pictures` already.
             EngineClosed: it is closing or dead.
         """
-        handle = Handle(self._poke)
-        key = self._key(request)
+        handle = Handle(self._poke, self._bell)
+        model = self.models[request.picture.model]
+        key = self._key(request, model)
         with self._wakeup:
             if self._is_closing:
                 raise EngineClosed
@@ -143,25 +155,42 @@ class Engine:
                 raise EngineFull
             self._held += 1
             self._admitted += 1
-            self._inbox.append(_Ticket(request, handle, key, self._admitted, self.counters.calls))
+            self._inbox.append(_Ticket(request, model, handle, key, self._admitted, self.counters.calls))
             self._wakeup.notify()
         return handle
+
+    def run_aside(self, work: Callable[[], Result], device: torch.device, *, lane: Lane) -> Future[Result]:
+        """Have something done on the device thread between steps, as side work; canceling its future takes it back.
+
+        The future's exceptions are errors for a job.
+
+        Raises:
+            EngineClosed: it is closing or dead.
+        """
+        with self._wakeup:
+            if self._is_closing:
+                raise EngineClosed
+            self._admitted += 1
+            errand = Errand(work, device, lane is Lane.INTERACTIVE, self._admitted)
+            self._errands.append(errand)
+            self._wakeup.notify()
+        return errand.future
 
     def _poke(self) -> None:
         with self._wakeup:
             self._wakeup.notify()
 
-    def _key(self, request: RenderRequest) -> BatchKey:
+    def _key(self, request: RenderRequest, model: LoadedModel) -> BatchKey:
         picture = request.picture
-        model = self.models[picture.model]
         return BatchKey(
             model=picture.model,
-            unet_channels=LATENT_CHANNELS,
+            unet_channels=model.unet_channels,
             height=picture.height // LATENT_PX,
             width=picture.width // LATENT_PX,
             tokens=picture.prompts.length,
             dtype=str(model.dtype),
             fixed_bucket=picture.deterministic and not model.buckets.is_stable,
+            adapters=picture.adapters,
         )
 
     # From here on: the device thread.
@@ -172,7 +201,10 @@ class Engine:
                 while self._admit():
                     self._drop_canceled()
                     self._side_work()
+                    self._show()
+                    self._bell.ring()
                     self._step()
+                    self._bell.ring()
         except BaseException as error:
             with self._wakeup:
                 self._is_closing = True
@@ -184,7 +216,7 @@ class Engine:
 
     def _admit(self) -> bool:
         with self._wakeup:
-            while not (self._inbox or self._tickets or self._is_closing):
+            while not (self._inbox or self._tickets or self._errands or self._is_closing):
                 self._wakeup.wait()
             self._tickets += self._inbox
             self._inbox.clear()
@@ -198,8 +230,12 @@ class Engine:
         with self._wakeup:
             self._tickets += self._inbox
             self._inbox.clear()
+            errands, self._errands = self._errands, []
         for ticket in list(self._tickets):
             self._retire(ticket, outcome)
+        for errand in errands:
+            errand.drop(InternalError("The renderer is stopping."))
+        self._bell.ring()
 
     def _retire(self, ticket: _Ticket, outcome: Finished | LLMGAError | None) -> None:
         self._tickets.remove(ticket)
@@ -208,37 +244,56 @@ class Engine:
         ticket.handle.end(outcome)
 
     def _fail(self, ticket: _Ticket, error: Exception) -> None:
-        if is_device_lost(error):
-            raise DeviceLost from error
-        outcome: LLMGAError
-        if isinstance(error, LLMGAError):
-            outcome = error
-        elif is_out_of_memory(error):
-            outcome = OutOfMemory("The picture does not fit the memory of the renderer.")
-            release_memory(self.models[ticket.name].device)
-        elif isinstance(error, NotFinite):
-            outcome = RenderFailed("The model's result is not a number.", next_step=_NOT_FINITE_STEP)
-        else:
-            outcome = RenderFailed("The model failed on this picture.")
+        outcome = outcome_of(error, ticket.model.device)
         _log.warning("a picture failed: %s", outcome.code, exc_info=error, extra={"model": ticket.name})
         self._retire(ticket, outcome)
 
     def _side_work(self) -> None:
-        due = [ticket for ticket in self._tickets if not ticket.wants_step]
-        due.sort(key=lambda ticket: (not ticket.is_interactive, ticket.order))
+        due: list[_Ticket | Errand[Any]] = [ticket for ticket in self._tickets if not ticket.wants_step]
+        with self._wakeup:
+            due += self._errands
+        due.sort(key=_by_urgency)
         until = time.perf_counter() + SIDE_SHARE * self._call_s
-        for ticket in due:
+        for piece in due:
             self.counters.side += 1
-            try:
-                if ticket.request.wants_prompts:
-                    encode_prompts(ticket.request, self.models[ticket.name])
-                else:
-                    pixels = decode_latents(ticket.request.latents, self.models[ticket.name])
-                    self._retire(ticket, Finished(pixels))
-            except Exception as error:
-                self._fail(ticket, error)
+            if isinstance(piece, Errand):
+                with self._wakeup:
+                    self._errands.remove(piece)
+                piece.run()
+            else:
+                self._prepare_or_finish(piece)
             if time.perf_counter() >= until:
                 return
+
+    def _prepare_or_finish(self, ticket: _Ticket) -> None:
+        try:
+            if ticket.request.wants_source:
+                encode_source(ticket.request, ticket.model)
+            elif ticket.request.wants_prompts:
+                encode_prompts(ticket.request, ticket.model)
+            else:
+                pixels = decode_latents(ticket.request.latents, ticket.model)
+                self._retire(ticket, Finished(pixels))
+        except Exception as error:
+            self._fail(ticket, error)
+
+    def _show(self) -> None:
+        """Make the previews that there is time for; one that is late gives way to its picture's next, or its end."""
+        due = [ticket for ticket in self._tickets if ticket.unseen is not None and ticket.wants_step]
+        for ticket in sorted(due, key=_by_urgency):
+            if not self._preview_time.is_left:
+                return
+            assert ticket.unseen is not None
+            (progress, latents), ticket.unseen = ticket.unseen, None
+            started = time.perf_counter()
+            try:
+                pixels = ticket.model.previewer(latents)
+                ticket.handle.show(Preview(progress, pixels.numpy()))
+            except Exception as error:
+                if is_device_lost(error):
+                    raise DeviceLost from error
+                _log.warning("a preview could not be made", exc_info=error, extra={"model": ticket.name})
+            self._preview_time.spend(time.perf_counter() - started)
 
     def _step(self) -> None:
         waiting = [ticket for ticket in self._tickets if ticket.wants_step]
@@ -246,8 +301,10 @@ class Engine:
             return
         started = time.perf_counter()
         self.counters.calls += 1
-        self._advance(choose(waiting, self.counters.calls, self._max_rows))
+        models = {ticket.key: ticket.model for ticket in waiting}
+        self._advance(choose(waiting, self.counters.calls, lambda key: max(self._sizes(key, models[key]))))
         self._call_s = time.perf_counter() - started
+        self._preview_time.earn(self._call_s)
 
     def _advance(self, batch: list[_Ticket]) -> None:
         """Take one step with each request of a batch, apart if they fail together."""
@@ -264,6 +321,7 @@ class Engine:
             for ticket in batch:
                 self._advance([ticket])
             return
+        steps_before = self.counters.steps
         for ticket, (noise_pred, is_finite) in zip(batch, answers, strict=True):
             ticket.waiting_since = self.counters.calls
             try:
@@ -274,10 +332,13 @@ class Engine:
                 self._fail(ticket, error)
                 continue
             self.counters.steps += 1
-            metrics.DIFFUSION_STEPS.labels(ticket.name).inc()
-            total_steps = ticket.request.picture.num_inference_steps
             snapshot = snapshots.take(ticket.request) if snapshots.is_due(ticket.request) else None
-            ticket.handle.post(Progress(ticket.request.steps_done, total_steps), snapshot)
+            progress = Progress(ticket.request.steps_done, ticket.request.total_steps)
+            ticket.handle.post(progress, snapshot)
+            denoised = ticket.request.pop_denoised()
+            if denoised is not None:
+                ticket.unseen = progress, denoised
+        metrics.DIFFUSION_STEPS.labels(batch[0].name).inc(self.counters.steps - steps_before)
 
     def _predict(self, batch: list[_Ticket]) -> list[tuple[torch.Tensor, bool]]:
         rows = []
@@ -286,24 +347,24 @@ class Engine:
             assert phase is not None, "only requests with a phase are chosen"
             rows.append(phase.rows(ticket.request.latents))
         count = sum(ticket.rows for ticket in batch)
-        bucket = next(size for size in self._sizes(batch[0].key) if size >= count)
+        model = batch[0].model
+        bucket = next(size for size in self._sizes(batch[0].key, model) if size >= count)
         self.counters.rows += count
-        return predict(self.models[batch[0].name], rows, bucket)
+        model.adapters.use(batch[0].request.picture.adapters)
+        return predict(model, rows, bucket)
 
-    def _sizes(self, key: BatchKey) -> list[int]:
+    def _sizes(self, key: BatchKey, model: LoadedModel) -> list[int]:
         cap = self._caps.get(key)
-        return [size for size in self.models[key.model].buckets.of(key) if cap is None or size <= cap]
-
-    def _max_rows(self, key: BatchKey) -> int:
-        return max(self._sizes(key))
+        return [size for size in model.buckets.of(key) if cap is None or size <= cap]
 
     def _lower_cap(self, batch: list[_Ticket]) -> bool:
         """Allow this key only smaller calls from now on; return whether there are any."""
-        key = batch[0].key
+        key, model = batch[0].key, batch[0].model
         count = sum(ticket.rows for ticket in batch)
-        failed = next(size for size in self._sizes(key) if size >= count)
-        smaller = [size for size in self._sizes(key) if size < failed]
-        release_memory(self.models[key.model].device)
+        sizes = self._sizes(key, model)
+        failed = next(size for size in sizes if size >= count)
+        smaller = [size for size in sizes if size < failed]
+        release_memory(model.device)
         if not smaller:
             return False
         self._caps[key] = smaller[-1]
@@ -314,4 +375,5 @@ class Engine:
         return True
 
 
-_NOT_FINITE_STEP = "Use another seed, a lower `guidance_scale` or smaller prompt weights."
+def _by_urgency(piece: _Ticket | Errand[Any]) -> tuple[bool, int]:
+    return not piece.is_interactive, piece.order

@@ -10,6 +10,8 @@ Importing this module takes seconds; nothing on the way to `--help` may do it.
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,6 +38,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels
 
 from diffusers import (  # noqa: E402  the schemas come first
     AutoencoderKL,
+    AutoencoderTiny,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
@@ -48,6 +51,8 @@ from diffusers import (  # noqa: E402  the schemas come first
     UNet2DConditionModel,
     UniPCMultistepScheduler,
 )
+from diffusers.loaders import StableDiffusionLoraLoaderMixin as StableDiffusionLoraLoader  # noqa: E402
+from diffusers.loaders import StableDiffusionXLLoraLoaderMixin as StableDiffusionXLLoraLoader  # noqa: E402
 from diffusers.utils import logging as diffusers_logging  # noqa: E402
 from transformers import (  # noqa: E402
     CLIPTextConfig,
@@ -61,6 +66,7 @@ from transformers.utils import logging as transformers_logging  # noqa: E402
 
 __all__ = [
     "AutoencoderKL",
+    "AutoencoderTiny",
     "CLIPTextConfig",
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
@@ -74,12 +80,37 @@ __all__ = [
     "HeunDiscreteScheduler",
     "LCMScheduler",
     "PNDMScheduler",
+    "StableDiffusionLoraLoader",
     "StableDiffusionPipeline",
+    "StableDiffusionXLLoraLoader",
     "StableDiffusionXLPipeline",
     "UNet2DConditionModel",
     "UniPCMultistepScheduler",
+    "adapted_layers",
+    "expected_to_fail",
     "quiet",
 ]
+
+
+@contextmanager
+def expected_to_fail() -> Iterator[None]:
+    """Keep the libraries from logging that something could not be loaded, where that is an answer."""
+    loggers = [logging.getLogger("diffusers.loaders"), logging.getLogger("transformers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def adapted_layers(module: Any) -> list[Any]:
+    """Return the layers of a module that have adapters beside their weights."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # loaded only where there are adapters
+
+    return [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
 
 
 def quiet() -> None:
@@ -88,5 +119,7 @@ def quiet() -> None:
     transformers_logging.disable_progress_bar()
     # Configuration keys of the checkpoint's own scheduler, unknown to the one that was asked for.
     logging.getLogger("diffusers.configuration_utils").setLevel(logging.ERROR)
+    # peft of every adapter after the first.
+    warnings.filterwarnings("ignore", "Already found a `peft_config` attribute", UserWarning)
     # numpy 2 about torch, in every `set_timesteps` of the Euler family.
     warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning)

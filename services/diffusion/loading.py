@@ -1,11 +1,13 @@
 """Checkpoints in memory: explicit classes, safetensors, one dtype, one device."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from services.diffusion.adapters import AdapterFile, Adapters
 from services.diffusion.batching import Buckets
 from services.diffusion.checkpoints import (
     SECOND_ENCODER,
@@ -23,10 +25,10 @@ from services.diffusion.libraries import (
     UNet2DConditionModel,
     quiet,
 )
+from services.diffusion.offload import Offload, offload
+from services.diffusion.previews import LinearMap, Previewer
+from services.diffusion.quantization import BYTES_PER_WEIGHT, Quantization, quantize
 from services.diffusion.requests import LATENT_PX
-from shared.settings import SettingsError
-
-Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 _log = logging.getLogger("llmga.diffusion")
 
@@ -44,12 +46,22 @@ class LoadedModel:
     vocabulary: TokenizerVocabulary
     encoder: PromptEncoder
     buckets: Buckets
+    text_encoders: tuple[Any, ...]
+    adapters: Adapters
+    bytes: int  # of all weights
+    previewer: Previewer
     second_vocabulary: TokenizerVocabulary | None = None  # SDXL
+    kernels: tuple[str, ...] = ()  # what it is computed with beside plain torch: they decide the last bits
 
     @property
     def side_px(self) -> int:
         """The model's own side in pixels."""
-        return int(self.files.unet.get("sample_size", 64)) * LATENT_PX
+        return self.files.sample_size * LATENT_PX
+
+    @property
+    def unet_channels(self) -> int:
+        """Channels that the UNet takes: the latents' own, or those with mask and masked picture beside them."""
+        return int(self.files.unet["in_channels"])
 
     @property
     def guidance_channels(self) -> int | None:
@@ -66,54 +78,39 @@ class LoadedModel:
         return int(unet["projection_class_embeddings_input_dim"]) - TIME_IDS * int(unet["addition_time_embed_dim"])
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device of a setting; `auto` is the first CUDA device, or the CPU.
-
-    Raises:
-        SettingsError: the device is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise SettingsError([f"LLMGA_DEVICE: {name} is not there ({found} CUDA devices found); use cpu or auto"])
-    return device
-
-
-def resolve_dtype(name: Dtype, device: torch.device) -> torch.dtype:
-    """Return the dtype of a setting; `auto` is float16 on CUDA, as checkpoints are published, else float32.
-
-    Raises:
-        SettingsError: the device has no fast arithmetic of that kind.
-    """
-    if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    if name == "float16" and device.type == "cpu":
-        raise SettingsError(["LLMGA_DIFFUSION__DTYPE: float16 is slow on a CPU; use float32, bfloat16 or auto"])
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
-
-
 def load(
-    name: str, files: CheckpointFiles, *, device: torch.device, dtype: torch.dtype, buckets: Buckets
+    name: str,
+    files: CheckpointFiles,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    buckets: Buckets,
+    previewer: Previewer | None = None,
+    quantization: Quantization = "none",
+    adapters: Sequence[AdapterFile] = (),
+    offloading: Offload = "none",
 ) -> LoadedModel:
-    """Load an inspected checkpoint.
+    """Load an inspected checkpoint with adapters that fit it.
+
+    Without a `previewer`, one is fitted to its autoencoder.
 
     Raises:
         UnfitCheckpoint: the weights are not those that the configurations describe.
     """
     quiet()
-    unet = _part(UNet2DConditionModel, files, "unet", device, dtype)
-    # SDXL's autoencoder overflows in float16 and says so.
-    vae_dtype = torch.float32 if dtype is torch.float16 and files.vae.get("force_upcast") else dtype
-    vae = _part(AutoencoderKL, files, "vae", device, vae_dtype)
-    text_encoder = _part(CLIPTextModel, files, "text_encoder", device, dtype)
+    home = device if offloading == "none" else torch.device("cpu")
+    unet = _part(UNet2DConditionModel, files, "unet", home, dtype, quantization)
+    vae = _part(AutoencoderKL, files, "vae", home, vae_dtype(files, dtype))
+    text_encoder = _part(CLIPTextModel, files, "text_encoder", home, dtype, quantization)
     vocabulary = _vocabulary(files, "tokenizer", text_encoder)
     second = second_vocabulary = None
     if files.kind == "sdxl":
-        second = _part(CLIPTextModelWithProjection, files, SECOND_ENCODER, device, dtype)
+        second = _part(CLIPTextModelWithProjection, files, SECOND_ENCODER, home, dtype, quantization)
         second_vocabulary = _vocabulary(files, SECOND_TOKENIZER, second)
+    text_encoders = tuple(encoder for encoder in (text_encoder, second) if encoder is not None)
+    attached = Adapters(files, unet, text_encoders, adapters)
+    previewer = previewer or LinearMap.fit(vae).to(device)  # before a hook may move the autoencoder
+    offload(unet, (vae, *text_encoders), offloading, device)
     _log.info("loaded", extra={"model": name, "sha256": files.sha256, "dtype": str(dtype), "device": str(device)})
     return LoadedModel(
         name=name,
@@ -125,8 +122,37 @@ def load(
         vocabulary=vocabulary,
         encoder=PromptEncoder(text_encoder, device, dtype, second=second),
         buckets=buckets,
+        text_encoders=text_encoders,
+        adapters=attached,
+        bytes=sum(map(weight_bytes, (unet, vae, *text_encoders))),
+        previewer=previewer,
         second_vocabulary=second_vocabulary,
+        kernels=() if quantization == "none" else (quantization,),
     )
+
+
+def vae_dtype(files: CheckpointFiles, dtype: torch.dtype) -> torch.dtype:
+    """Return the number format of the autoencoder beside a UNet of this one."""
+    return torch.float32 if dtype is torch.float16 and files.upcasts_vae else dtype
+
+
+def expected_bytes(files: CheckpointFiles, dtype: torch.dtype, quantization: Quantization = "none") -> int:
+    """Return about how many bytes a checkpoint's weights will take."""
+    total = 0.0
+    for part, numbers in files.numbers.items():
+        if part == "vae":
+            total += numbers.total * vae_dtype(files, dtype).itemsize
+        else:
+            rounded = 0 if quantization == "none" else numbers.in_matrices
+            total += (numbers.total - rounded) * dtype.itemsize + rounded * BYTES_PER_WEIGHT[quantization]
+    return int(total)
+
+
+def weight_bytes(module: Any) -> int:
+    """Return the bytes of a module's tensors."""
+    tensors = [*module.parameters(), *module.buffers()]
+    states = [state for tensor in tensors if (state := getattr(tensor, "quant_state", None)) is not None]
+    return sum(tensor.nbytes for tensor in (*tensors, *(state.absmax for state in states)))
 
 
 def _vocabulary(files: CheckpointFiles, part: str, text_encoder: Any) -> TokenizerVocabulary:
@@ -140,7 +166,14 @@ def _vocabulary(files: CheckpointFiles, part: str, text_encoder: Any) -> Tokeniz
     return TokenizerVocabulary(tokenizer)
 
 
-def _part(part_class: Any, files: CheckpointFiles, part: str, device: torch.device, dtype: torch.dtype) -> Any:
+def _part(
+    part_class: Any,
+    files: CheckpointFiles,
+    part: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: Quantization = "none",
+) -> Any:
     folder = files.folder / part
     try:
         model, report = part_class.from_pretrained(
@@ -159,4 +192,5 @@ def _part(part_class: Any, files: CheckpointFiles, part: str, device: torch.devi
         raise UnfitCheckpoint(
             f"{folder}: {len(absent)} weights are missing or of another shape ({absent[0]}, …); copy the folder again"
         )
+    quantize(model, quantization, dtype)
     return model.to(device).eval().requires_grad_(False)

@@ -1,20 +1,22 @@
 """What a worker can do: measured on its device at start-up, and announced."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 
 from services.diffusion.batching import Buckets
-from services.diffusion.checkpoints import TIME_IDS
+from services.diffusion.checkpoints import TIME_IDS, CheckpointFiles
 from services.diffusion.conditioning.prompts import CHUNK, capacity
+from services.diffusion.execution import Execution
 from services.diffusion.faults import is_out_of_memory
+from services.diffusion.library import Shelf
 from services.diffusion.loading import LoadedModel
-from services.diffusion.requests import LATENT_CHANNELS, LATENT_PX, Rows
+from services.diffusion.requests import LATENT_PX, Rows
 from services.diffusion.solvers import default_scheduler
 from services.diffusion.stages import release_memory
 from services.diffusion.unet import predict
-from shared.contracts import Scheduler, ServedModel, Task
+from shared.contracts import Scheduler, ServedModel
 from shared.contracts.generation import MAX_SIDE_PX, PromptEncoding
 
 MAX_SIDE_FACTOR = 2  # of the model's own side; beyond it a UNet repeats its motif
@@ -32,7 +34,7 @@ def profile(model: LoadedModel, candidates: Buckets) -> Buckets:
     results: dict[int, torch.Tensor] = {}
     for size in candidates.sizes:
         try:
-            first, second = _result(model, size, 0), _result(model, size, size - 1)
+            first, second = answer(model, size, 0), answer(model, size, size - 1)
         except Exception as error:
             if not is_out_of_memory(error) or size == candidates.sizes[0]:
                 raise
@@ -54,9 +56,9 @@ def _largest_agreement(results: dict[int, torch.Tensor]) -> list[int]:
     return max(sets, key=lambda members: (len(members), max(members)), default=[])
 
 
-def _result(model: LoadedModel, bucket: int, place: int) -> torch.Tensor:
-    """Return what the UNet says to one fixed row at this place among others."""
-    side = model.side_px // LATENT_PX
+def answer(model: LoadedModel, bucket: int, place: int, tokens: int = CHUNK) -> torch.Tensor:
+    """Return what the UNet says to one fixed row at this place among others, at the model's own size."""
+    side = model.files.sample_size
     channels = int(model.files.unet["cross_attention_dim"])
     row, company = torch.Generator().manual_seed(0), torch.Generator().manual_seed(1 + place)
 
@@ -69,37 +71,51 @@ def _result(model: LoadedModel, bucket: int, place: int) -> torch.Tensor:
     timesteps = torch.randint(0, 1_000, (bucket,), generator=company)
     timesteps[place] = 500
     rows = Rows(
-        sample=drawn(LATENT_CHANNELS, side, side),
+        sample=drawn(model.unet_channels, side, side),
         timesteps=timesteps.to(model.device),
-        embeds=drawn(CHUNK, channels).to(model.dtype),
+        embeds=drawn(tokens, channels).to(model.dtype),
         timestep_cond=None if guidance is None else drawn(guidance),
         pooled=None if pooled is None else drawn(pooled).to(model.dtype),
         time_ids=None if pooled is None else drawn(TIME_IDS),
     )
     with torch.inference_mode():
-        answer, _ = predict(model, [rows], bucket)[0]
-    return answer[place].clone()
+        noise_pred, _ = predict(model, [rows], bucket)[0]
+    return noise_pred[place].clone()
 
 
-def served_models(models: Sequence[LoadedModel], default: str) -> list[ServedModel]:
-    """Return what is announced of the models; `default` names the one for requests that name none."""
-    return [_served(model, is_default=model.name == default) for model in models]
+def served_models(
+    shelves: Mapping[str, Shelf], default: str, execution: Execution, *, restores: bool = False
+) -> list[ServedModel]:
+    """Return what is announced of checkpoints, loaded or not.
+
+    `default`: the one for requests that name none; `restores`: whether there is a restoration network.
+    """
+    return [
+        _served(name, shelf.files, is_default=name == default).model_copy(
+            update={
+                "adapters": [adapter.name for adapter in shelf.adapters],
+                "restores": restores,
+                "dtype": str(execution.dtype).removeprefix("torch."),
+                "quantization": None if execution.quantization == "none" else execution.quantization,
+            }
+        )
+        for name, shelf in shelves.items()
+    ]
 
 
-def _served(model: LoadedModel, *, is_default: bool) -> ServedModel:
+def _served(name: str, files: CheckpointFiles, *, is_default: bool) -> ServedModel:
+    side_px = files.sample_size * LATENT_PX
     return ServedModel(
-        name=model.name,
+        name=name,
         default=is_default,
-        tasks=[Task.TEXT_TO_IMAGE, Task.SIMILAR],  # a similar picture is rendered from the caption alone
-        kind=model.files.kind,
-        size=f"{model.side_px}x{model.side_px}",
-        max_side_px=min(MAX_SIDE_FACTOR * model.side_px, MAX_SIDE_PX),
-        num_inference_steps=model.files.serving.num_inference_steps,
-        guidance_scale=model.files.serving.guidance_scale,
-        scheduler=model.files.serving.scheduler or default_scheduler(model.files.scheduler),
+        tasks=list(files.tasks),
+        kind=files.kind,
+        size=f"{side_px}x{side_px}",
+        max_side_px=min(MAX_SIDE_FACTOR * side_px, MAX_SIDE_PX),
+        num_inference_steps=files.serving.num_inference_steps,
+        guidance_scale=files.serving.guidance_scale,
+        scheduler=files.serving.scheduler or default_scheduler(files.scheduler),
         schedulers=list(Scheduler),
         prompt_encodings=list(PromptEncoding),
-        max_prompt_tokens={
-            encoding: capacity(encoding, is_sdxl=model.files.kind == "sdxl") for encoding in PromptEncoding
-        },
+        max_prompt_tokens={encoding: capacity(encoding, is_sdxl=files.kind == "sdxl") for encoding in PromptEncoding},
     )

@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from services.diffusion.adapters import AdapterUse
 from services.diffusion.conditioning.encoder import Embedding
 from services.diffusion.conditioning.prompts import PromptPair
+from services.diffusion.previews import calls_shown
 from services.diffusion.solvers import Solver
+from services.diffusion.sources import Known, Source
 from shared.contracts import Lane, Scheduler
 
 LATENT_PX = 8  # pixels per latent, of every autoencoder served
@@ -37,14 +40,17 @@ class Picture:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     clip_skip: int = 0
     timesteps: tuple[int, ...] | None = None  # None: the scheduler's own
+    source: Source | None = None  # None: pure noise
+    adapters: tuple[AdapterUse, ...] = ()  # by name, so that one set is one key
     lane: Lane = Lane.INTERACTIVE
     deterministic: bool = True
+    previews: int = 0
 
 
 class Rows(NamedTuple):
     """A request's part of a UNet call.
 
-    sample: float32 (rows, 4, h/8, w/8); timesteps: (rows,); embeds: (rows, tokens, channels), the
+    sample: float32 (rows, 4 or 9, h/8, w/8); timesteps: (rows,); embeds: (rows, tokens, channels), the
     unconditional one first; timestep_cond: (rows, channels) for guidance-distilled UNets; pooled (rows, channels) and
     time_ids (rows, 6) for SDXL.
     """
@@ -62,7 +68,7 @@ class Denoise:
     """The phase that takes noise to a picture's latents, by classifier-free guidance (Ho & Salimans 2022).
 
     `embeds` has two rows, the unconditional one first, or one. Outside `guidance_interval`, in shares of the calls,
-    only the conditional row is asked (Kynkäänniemi et al. 2024).
+    only the conditional row is asked (Kynkäänniemi et al. 2024). `known`: of a picture that is painted in part.
     """
 
     solver: Solver
@@ -73,7 +79,10 @@ class Denoise:
     timestep_cond: torch.Tensor | None = None
     pooled: torch.Tensor | None = None
     time_ids: torch.Tensor | None = None
+    known: Known | None = None
     calls_done: int = 0  # more than 0 at first for a picture that goes on from a snapshot
+    calls_shown: frozenset[int] = frozenset()
+    denoised: torch.Tensor | None = None  # the clean latents that the last of those calls pointed to
 
     @property
     def is_done(self) -> bool:
@@ -90,6 +99,8 @@ class Denoise:
     def rows(self, latents: torch.Tensor) -> Rows:
         """Return what the UNet is asked at the next call."""
         sample = self.solver.scale_model_input(latents, self.calls_done)
+        if self.known is not None:
+            sample = self.known.beside(sample)
         count = self.row_count
         return Rows(
             sample.expand(count, -1, -1, -1),
@@ -101,20 +112,25 @@ class Denoise:
         )
 
     def accept(self, latents: torch.Tensor, noise_pred: torch.Tensor) -> torch.Tensor:
-        """Return the latents behind this call; `noise_pred` is float32, of the shape of the rows' sample."""
+        """Return the latents behind this call; `noise_pred` is float32 (rows, 4, h/8, w/8)."""
         if self.row_count == 2:
             unconditional, conditional = noise_pred.chunk(2)
             noise_pred = unconditional + self.guidance_scale * (conditional - unconditional)
             if self.guidance_rescale > 0:
                 noise_pred = rescaled(noise_pred, conditional, self.guidance_rescale)
+        if self.calls_done + 1 in self.calls_shown:
+            self.denoised = self.solver.denoised(noise_pred, self.calls_done, latents)
         stepped = self.solver.step(noise_pred, self.calls_done, latents)
         self.calls_done += 1
-        return stepped
+        return stepped if self.known is None else self.known.restored(stepped, self.solver, self.calls_done)
 
 
 @dataclass(slots=True)
 class RenderRequest:
-    """One picture under way. `latents` are float32 (1, 4, h/8, w/8); `calls_done` counts its UNet calls."""
+    """One picture under way. `latents` are float32 (1, 4, h/8, w/8); `calls_done` counts its UNet calls.
+
+    `wants_source`: whether its picture has to be encoded first; its latents are zeros until then.
+    """
 
     picture: Picture
     generator: torch.Generator
@@ -122,6 +138,8 @@ class RenderRequest:
     solver: Solver
     is_guided: bool
     guidance_channels: int | None
+    wants_source: bool = False
+    known: Known | None = None
     phases: list[Denoise] = field(default_factory=list)
     calls_done: int = 0
 
@@ -129,6 +147,11 @@ class RenderRequest:
     def wants_prompts(self) -> bool:
         """Whether it cannot go on without its embeddings; a picture that only lacks decoding needs none."""
         return not self.phases and self.calls_done < self.solver.calls
+
+    def start(self, latents: torch.Tensor, known: Known | None) -> None:
+        """Take the first latents, and what is known of the picture that they are from."""
+        self.latents, self.known = latents, known
+        self.wants_source = False
 
     def condition(self, prompt: Embedding, negative: Embedding | None) -> None:
         """Take the embeddings; the request can be stepped from now on."""
@@ -140,7 +163,9 @@ class RenderRequest:
             self.picture.guidance_rescale,
             self.picture.guidance_interval,
             embeds,
+            known=self.known,
             calls_done=self.calls_done,
+            calls_shown=calls_shown(self.solver.calls, self.picture.previews),
         )
         if self.guidance_channels is not None:
             phase.timestep_cond = guidance_embedding(self.picture.guidance_scale, self.guidance_channels).to(
@@ -167,10 +192,23 @@ class RenderRequest:
         if phase.is_done:
             del self.phases[0]
 
+    def pop_denoised(self) -> torch.Tensor | None:
+        """Return the clean latents of the last call if they are to be shown, once."""
+        phase = self.phase
+        if phase is None:
+            return None
+        denoised, phase.denoised = phase.denoised, None
+        return denoised
+
     @property
     def steps_done(self) -> int:
-        """Steps done of `num_inference_steps`."""
+        """Steps done of `total_steps`."""
         return self.solver.steps_done(self.calls_done)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps that are made: fewer than `num_inference_steps` at a strength below 1."""
+        return self.solver.num_inference_steps
 
 
 def prepare(
@@ -180,14 +218,15 @@ def prepare(
     guidance_channels: int | None,
     device: torch.device,
 ) -> RenderRequest:
-    """Return the request of a picture with its first noise drawn, not yet conditioned.
+    """Return the request of a picture, not yet conditioned; without a source its first noise is drawn.
 
     `guidance_channels` is the UNet's `time_cond_proj_dim`: where it is set, guidance is an input of the UNet
     (LCM, Luo et al. 2023) and one row is enough.
 
     Raises:
-        InvalidRequest: the scheduler cannot make this number of steps.
+        InvalidRequest: the scheduler cannot make this number of steps, or the strength leaves none.
     """
+    source = picture.source
     generator = torch.Generator("cpu").manual_seed(picture.seed)
     solver = Solver(
         picture.scheduler,
@@ -196,16 +235,21 @@ def prepare(
         generator,
         device,
         timesteps=picture.timesteps,
+        strength=None if source is None else source.strength,
     )
     shape = (1, LATENT_CHANNELS, picture.height // LATENT_PX, picture.width // LATENT_PX)
-    noise = torch.randn(shape, generator=generator).to(device)
+    if source is None:
+        latents = torch.randn(shape, generator=generator).to(device) * solver.init_noise_sigma
+    else:
+        latents = torch.zeros(shape, device=device)
     return RenderRequest(
         picture=picture,
         generator=generator,
-        latents=noise * solver.init_noise_sigma,
+        latents=latents,
         solver=solver,
         is_guided=is_guided(picture.guidance_scale, guidance_channels),
         guidance_channels=guidance_channels,
+        wants_source=source is not None,
     )
 
 

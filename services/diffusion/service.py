@@ -11,22 +11,27 @@ import logging
 import os
 import signal
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from redis.asyncio import Redis
 
-from services.diffusion.batching import Buckets
-from services.diffusion.checkpoints import UnfitCheckpoint, inspect
+from services.diffusion.adapters import UnfitAdapter
+from services.diffusion.checkpoints import UnfitCheckpoint
 from services.diffusion.consumer import Renderer
 from services.diffusion.engine import Engine
-from services.diffusion.loading import LoadedModel, load, resolve_device, resolve_dtype
-from services.diffusion.profile import profile, served_models
+from services.diffusion.execution import Execution
+from services.diffusion.faults import is_device_lost
+from services.diffusion.library import ModelLibrary, Shelf
+from services.diffusion.loading import LoadedModel
+from services.diffusion.opening import Opener
+from services.diffusion.previews import Unsuitable
+from services.diffusion.profile import served_models
+from services.diffusion.restoration.restorer import Restorer
 from shared.artifacts import open_store
 from shared.contracts import Announcement, Phase, ServedModel, Stage
 from shared.contracts.generation import MAX_IMAGES
-from shared.errors import QueueUnavailable
+from shared.errors import ModelUnavailable, QueueUnavailable
 from shared.jobs import Consumer, JobQueue, UnfitServer, check_server, connect
 from shared.logs import configure
 from shared.settings import Settings, SettingsError, worker_name
@@ -114,13 +119,15 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._default = settings.diffusion.default_model or next(iter(settings.diffusion.models))
-        self._device = resolve_device(settings.device)
-        self._dtype = resolve_dtype(settings.diffusion.dtype, self._device)
+        self._execution = Execution.of(settings)
         self._store = open_store(settings)
         self._state = _State(worker_name())
+        self._opener = Opener(settings.diffusion, self._execution, self._tell)
         self._redis: Redis | None = None
         self._queue: JobQueue | None = None
         self._engine: Engine | None = None
+        self._library: ModelLibrary | None = None
+        self._restorer: Restorer | None = None
 
     def serve_status(self) -> contextlib.AbstractContextManager[object]:
         """Open the status port; 0 means none."""
@@ -141,7 +148,11 @@ class Worker:
 
     def _is_ready(self) -> tuple[bool, dict[str, Any]]:
         announcement = self._state.announcement()
-        return announcement.phase is Phase.READY, announcement.model_dump(mode="json")
+        details = announcement.model_dump(mode="json") | {"execution": self._execution.describe()}
+        if self._library is not None:
+            loaded = {model.name: model.bytes for model in tuple(self._library.loaded.values())}
+            details["memory"] = {"budget_bytes": self._library.budget_bytes, "loaded_bytes": loaded}
+        return announcement.phase is Phase.READY, details
 
     async def start(self) -> None:
         """Connect, load and profile; announces the phases meanwhile."""
@@ -154,37 +165,57 @@ class Worker:
         started = asyncio.Event()
         announcing = asyncio.create_task(_announce(queue, self._state, started))
         try:
-            models = [await self._load(name, folder) for name, folder in self._settings.diffusion.models.items()]
+            opener = self._opener
+            await asyncio.to_thread(opener.load_tiny_decoders)
+            self._restorer = await self._load_restorer()
+            shelves = await asyncio.to_thread(opener.inspect)
+            _log.info("execution", extra=self._execution.describe())
+            library = self._library = ModelLibrary(shelves, self._load, budget_bytes=opener.budget_bytes)
+            async with library.hold(self._default):
+                pass  # the others are loaded when they are asked for
         except UnfitCheckpoint as error:
             raise Unfit(f"LLMGA_DIFFUSION__MODELS: {error}") from error
+        except UnfitAdapter as error:
+            raise Unfit(f"LLMGA_DIFFUSION__ADAPTERS: {error}") from error
+        except ModelUnavailable as error:
+            raise Unfit(f"LLMGA_DIFFUSION__MODELS: {error.__cause__ or error}") from error
+        except Unsuitable as error:
+            raise Unfit(f"LLMGA_DIFFUSION__TAESD: {error}") from error
         finally:
             started.set()
             await announcing
-        self._state.models = served_models(models, self._default)
+        self._state.models = served_models(shelves, self._default, self._execution, restores=self._restorer is not None)
         self._engine = Engine(
-            {model.name: model for model in models},
+            library.loaded,
             max_pictures=self._settings.diffusion.max_jobs * MAX_IMAGES,
             on_death=lambda _: os._exit(DEAD_DEVICE_STATUS),
         )
         self._engine.start()
 
-    async def _load(self, name: str, folder: str) -> LoadedModel:
-        state = self._state
-        state.enter(Phase.LOADING, name)
-        files = await asyncio.to_thread(inspect, Path(folder).expanduser())
-        candidates = Buckets.up_to(self._settings.diffusion.max_rows)
-        model = await asyncio.to_thread(load, name, files, device=self._device, dtype=self._dtype, buckets=candidates)
-        state.enter(Phase.WARMING_UP, name)
-        model.buckets = await asyncio.to_thread(profile, model, candidates)
-        _log.info("buckets", extra={"model": name, "rows": model.buckets.sizes, "stable": model.buckets.stable})
-        return model
+    async def _load_restorer(self) -> Restorer | None:
+        try:
+            return await asyncio.to_thread(self._opener.load_restorer)
+        except UnfitCheckpoint as error:
+            raise Unfit(f"LLMGA_DIFFUSION__RESTORATION: {error}") from error
+
+    def _load(self, name: str, shelf: Shelf) -> LoadedModel:
+        try:
+            return self._opener.load(name, shelf)
+        except Exception as error:
+            if is_device_lost(error):
+                os._exit(DEAD_DEVICE_STATUS)
+            raise
+
+    def _tell(self, phase: Phase, detail: str) -> None:
+        if self._engine is None:  # later on it is ready, whatever it loads
+            self._state.enter(phase, detail)
 
     async def work(self, stop: asyncio.Event) -> None:
         """Render jobs until `stop` is set, then drain."""
-        queue, engine = self._queue, self._engine
-        if queue is None or engine is None:
+        queue, engine, library = self._queue, self._engine, self._library
+        if queue is None or engine is None or library is None:
             raise RuntimeError("the worker was not started")
-        renderer = Renderer(engine, self._store)
+        renderer = Renderer(engine, self._store, library, self._restorer)
         consumer = self._state.consumer = Consumer(
             queue,
             self._settings.redis,
@@ -193,7 +224,9 @@ class Worker:
             handle=renderer.handle,
             capacity=self._settings.diffusion.max_jobs,
             announcement=self._state.announcement,
+            batch_keys=library.wanted,
         )
+        library.on_change = consumer.wake
         self._state.enter(Phase.READY)
         draining = asyncio.create_task(self._say_draining(stop, queue))
         try:

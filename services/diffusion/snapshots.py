@@ -1,15 +1,16 @@
 """Snapshots: a picture's state between two UNet calls, as bytes that another process goes on from.
 
-What is in one: the latents, what the solver remembers, the generator, the number of calls made. What is not: the
-embeddings, which the prompt gives again bit for bit. Latents and the solver's memory are tensors, the rest JSON in the
-header of the same safetensors file. A snapshot is bound to everything that decides the picture by a fingerprint, and
-one that does not fit is of no use, never an error: the picture then starts anew.
+What is in one: the latents, what the solver remembers, the generator, the number of calls made, and what is known of a
+picture that is painted in part. What is not: the embeddings, which the prompt gives again bit for bit. Latents and the
+solver's memory are tensors, the rest JSON in the header of the same safetensors file. A snapshot is bound to everything
+that decides the picture by a fingerprint, and one that does not fit is of no use, never an error: the picture then
+starts anew.
 """
 
 import hashlib
 import json
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -20,10 +21,11 @@ from safetensors.torch import load, save
 
 from services.diffusion.loading import LoadedModel
 from services.diffusion.requests import Picture, RenderRequest
+from services.diffusion.sources import Known
 
 EVERY_CALLS = 5  # a killed picture makes so many UNet calls again at most
-_FORMAT = "1"
-_LATENTS, _GENERATOR, _SOLVER = "latents", "generator", "solver."
+_FORMAT = "2"
+_LATENTS, _GENERATOR, _SOLVER, _KNOWN = "latents", "generator", "solver.", "known."
 
 
 class Unusable(Exception):
@@ -35,13 +37,14 @@ class Snapshot:
     """A picture between two calls.
 
     latents: float32 (1, 4, h/8, w/8); generator: uint8, torch's own form; memory: what the solver remembers, JSON but
-    for tensors.
+    for tensors; known: of a picture that is painted in part.
     """
 
     calls_done: int
     latents: torch.Tensor
     generator: torch.Tensor
     memory: dict[str, Any]
+    known: Known | None = None
 
 
 def is_due(request: RenderRequest) -> bool:
@@ -56,6 +59,7 @@ def take(request: RenderRequest) -> Snapshot:
         latents=request.latents,
         generator=request.generator.get_state(),
         memory=request.solver.memory(),
+        known=request.known,
     )
 
 
@@ -70,18 +74,21 @@ def resume(request: RenderRequest, snapshot: Snapshot) -> None:
         raise Unusable("its shape or its number of calls is another")
     request.generator.set_state(snapshot.generator)
     request.solver.remember(snapshot.memory, latents.device)
-    request.latents = snapshot.latents.to(latents.device)
+    known = None if snapshot.known is None else snapshot.known.to(latents.device)
+    request.start(snapshot.latents.to(latents.device), known)
     request.calls_done = snapshot.calls_done
 
 
 def fingerprint(picture: Picture, model: LoadedModel) -> str:
     """Return a digest of all that decides the bytes of a picture."""
-    described = asdict(picture)
-    del described["lane"]  # how urgent it is
+    described = asdict(replace(picture, source=None))
+    described["source"] = None if picture.source is None else picture.source.sha256
+    del described["lane"], described["previews"]  # how urgent it is, and how it is watched
     decides = {
         "picture": described,
         "model": model.files.sha256,
         "dtype": str(model.dtype),
+        "kernels": model.kernels,
         "device": model.device.type,
         "libraries": _libraries(),
     }
@@ -96,6 +103,9 @@ def _libraries() -> dict[str, str]:
 def pack(snapshot: Snapshot, fingerprint: str) -> bytes:
     """Return the bytes of a snapshot; waits for the device, so call it from a worker thread."""
     tensors = {_LATENTS: snapshot.latents, _GENERATOR: snapshot.generator}
+    if snapshot.known is not None:
+        parts = {"mask": snapshot.known.mask, "latents": snapshot.known.latents, "noise": snapshot.known.noise}
+        tensors |= {f"{_KNOWN}{name}": part for name, part in parts.items() if part is not None}
     memory = _flatten(snapshot.memory, tensors)
     header = {
         "format": _FORMAT,
@@ -125,9 +135,16 @@ def unpack(data: bytes, fingerprint: str) -> Snapshot:
             latents=tensors[_LATENTS],
             generator=tensors[_GENERATOR],
             memory=_unflatten(json.loads(header["memory"]), tensors),
+            known=_known(tensors),
         )
     except (SafetensorError, struct.error, ValueError, KeyError, TypeError) as error:
         raise Unusable("it is damaged") from error
+
+
+def _known(tensors: dict[str, torch.Tensor]) -> Known | None:
+    if f"{_KNOWN}mask" not in tensors:
+        return None
+    return Known(tensors[f"{_KNOWN}mask"], tensors[f"{_KNOWN}latents"], tensors.get(f"{_KNOWN}noise"))
 
 
 def _metadata(data: bytes) -> dict[str, str]:

@@ -7,6 +7,7 @@ step but the last.
 """
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from services.diffusion.libraries import (
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
-from shared.contracts import Scheduler
+from shared.contracts import FieldProblem, Scheduler
 from shared.errors import InvalidRequest
 
 _CLASSES: dict[Scheduler, tuple[Any, dict[str, Any]]] = {
@@ -40,6 +41,8 @@ _CLASSES: dict[Scheduler, tuple[Any, dict[str, Any]]] = {
     Scheduler.LCM: (LCMScheduler, {}),
     Scheduler.HEUN: (HeunDiscreteScheduler, {}),
 }
+
+_MIN_ALPHA = 1e-6  # zero-terminal schedules start without any signal (Lin et al. 2023)
 
 
 def build_scheduler(kind: Scheduler, config: dict[str, Any]) -> Any:
@@ -60,8 +63,10 @@ def default_scheduler(config: dict[str, Any]) -> Scheduler:
 class Solver:
     """The solver of one request: it turns noise predictions into the next latents.
 
+    `num_inference_steps` are those that are made, `calls` the UNet calls that they take.
+
     Raises:
-        InvalidRequest: the scheduler cannot make this number of steps.
+        InvalidRequest: the scheduler cannot make this number of steps, or the strength leaves none.
     """
 
     def __init__(
@@ -73,8 +78,13 @@ class Solver:
         device: torch.device,
         *,
         timesteps: Sequence[int] | None = None,
+        strength: float | None = None,
     ) -> None:
-        """`timesteps`: those of a UNet that was distilled for them; the scheduler's own choice if left out."""
+        """Set the timesteps.
+
+        `timesteps`: those of a UNet that was distilled for them; the scheduler's own choice if left out.
+        `strength`: of a picture that starts from another, the share of the steps that are made, the last ones.
+        """
         self.num_inference_steps = num_inference_steps
         self._scheduler = build_scheduler(kind, config)
         most = self._scheduler.config.get("original_inference_steps")
@@ -85,6 +95,9 @@ class Solver:
         else:
             self._scheduler.set_timesteps(timesteps=list(timesteps), device=device)
         self.timesteps: torch.Tensor = self._scheduler.timesteps
+        if strength is not None:
+            self._start_late(strength)
+        self.calls = len(self.timesteps)
         accepted = inspect.signature(self._scheduler.step).parameters
         # As diffusers' pipelines: eta = 0 is plain DDIM.
         self._extra: dict[str, Any] = {"generator": generator} if "generator" in accepted else {}
@@ -93,10 +106,24 @@ class Solver:
         # What a new scheduler with these timesteps holds anyway; lists are copied, as steps change them in place.
         self._given = {name: _copied(value) for name, value in vars(self._scheduler).items()}
 
-    @property
-    def calls(self) -> int:
-        """UNet calls that the solver makes in all."""
-        return len(self.timesteps)
+    def _start_late(self, strength: float) -> None:
+        # As diffusers' image-to-image and inpainting pipelines, to the rounding of the product.
+        steps = int(self.num_inference_steps * strength)
+        if steps == 0:
+            least = math.ceil(1 / strength)
+            raise InvalidRequest(
+                "No step is left to make.",
+                errors=[
+                    FieldProblem(
+                        field="strength", code="too_small", message=f"needs at least {least} steps at this strength"
+                    )
+                ],
+            )
+        begin = (self.num_inference_steps - steps) * self._scheduler.order
+        if hasattr(self._scheduler, "set_begin_index"):
+            self._scheduler.set_begin_index(begin)
+        self.timesteps = self.timesteps[begin:]
+        self.num_inference_steps = steps
 
     @property
     def init_noise_sigma(self) -> float:
@@ -108,12 +135,31 @@ class Solver:
         scaled: torch.Tensor = self._scheduler.scale_model_input(latents, self.timesteps[call])
         return scaled
 
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, call: int) -> torch.Tensor:
+        """Return clean latents noised to the level before this call, the next one to be made."""
+        noised: torch.Tensor = self._scheduler.add_noise(latents, noise, self.timesteps[call : call + 1])
+        return noised
+
     def step(self, noise_pred: torch.Tensor, call: int, latents: torch.Tensor) -> torch.Tensor:
         """Return the latents behind this call; calls come in order, each once."""
         stepped: torch.Tensor = self._scheduler.step(
             noise_pred, self.timesteps[call], latents, **self._extra, return_dict=False
         )[0]
         return stepped
+
+    def denoised(self, noise_pred: torch.Tensor, call: int, latents: torch.Tensor) -> torch.Tensor:
+        """Return the clean latents that this call's answer points to; ask before `step`.
+
+        The UNet's input is sqrt(a) x0 + sqrt(1 - a) noise for every solver (Ho et al. 2020, eq. 4), whatever its own
+        scale of the latents is, so that one formula serves all.
+        """
+        scheduler = self._scheduler
+        sample = self.scale_model_input(latents, call)
+        alpha = scheduler.alphas_cumprod[self.timesteps[call].cpu().long()].clamp(min=_MIN_ALPHA)
+        signal, noise = float(alpha.sqrt()), float((1 - alpha).sqrt())
+        if scheduler.config.prediction_type == "v_prediction":  # Salimans and Ho 2022, appendix D
+            return signal * sample - noise * noise_pred
+        return noise_pred if scheduler.config.prediction_type == "sample" else (sample - noise * noise_pred) / signal
 
     def memory(self) -> dict[str, Any]:
         """Return what the steps so far have left in the scheduler: its own attributes that are not as they were."""

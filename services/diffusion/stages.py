@@ -5,7 +5,9 @@ bounded share of its time. Compressing and storing need none of it and run in wo
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +15,7 @@ import torch
 
 from services.diffusion.faults import is_out_of_memory
 from services.diffusion.loading import LoadedModel
-from services.diffusion.requests import RenderRequest
+from services.diffusion.requests import LATENT_PX, RenderRequest
 from shared import metrics
 from shared.contracts import OutputFormat
 from shared.media import encode_image
@@ -29,14 +31,15 @@ class NotFinite(ArithmeticError):
 def encode_prompts(request: RenderRequest, model: LoadedModel) -> None:
     """Give a request its embeddings."""
     prompts = request.picture.prompts
-    clip_skip = request.picture.clip_skip
-    prompt = model.encoder.encode(prompts.prompt, clip_skip)
+    clip_skip, adapters = request.picture.clip_skip, request.picture.adapters
+    model.adapters.use(adapters)
+    prompt = model.encoder.encode(prompts.prompt, clip_skip, adapters)
     negative = None
     if request.is_guided:
         if prompts.zero_negative:
             negative = prompt.zeros()
         elif prompts.negative is not None:
-            negative = model.encoder.encode(prompts.negative, clip_skip)
+            negative = model.encoder.encode(prompts.negative, clip_skip, adapters)
     request.condition(prompt, negative)
 
 
@@ -58,7 +61,8 @@ def decode_latents(latents: torch.Tensor, model: LoadedModel) -> Pixels:
         image = None
     if image is None:  # behind the handler, which keeps the failed attempt's tensors alive
         release_memory(model.device)
-        image = _decode_in_tiles(scaled, model)
+        with in_tiles(model.vae, max(scaled.shape[2:])):
+            image = model.vae.decode(scaled, return_dict=False)[0]
     image = image.float()
     if not bool(torch.isfinite(image).all()):
         raise NotFinite("the decoded picture")
@@ -69,15 +73,15 @@ def decode_latents(latents: torch.Tensor, model: LoadedModel) -> Pixels:
     return pixels
 
 
-def _decode_in_tiles(scaled: torch.Tensor, model: LoadedModel) -> torch.Tensor:
-    vae = model.vae
-    side = max(_MIN_TILE_LATENTS, max(scaled.shape[2:]) // 2)
+@contextmanager
+def in_tiles(vae: Any, side: int) -> Iterator[None]:
+    """Let the autoencoder work in tiles of half the picture's longer side, given in latents, meanwhile."""
+    side = max(_MIN_TILE_LATENTS, side // 2)
     before = (vae.tile_latent_min_size, vae.tile_sample_min_size)
-    vae.tile_latent_min_size, vae.tile_sample_min_size = side, 8 * side
+    vae.tile_latent_min_size, vae.tile_sample_min_size = side, LATENT_PX * side
     vae.enable_tiling()
     try:
-        image: torch.Tensor = vae.decode(scaled, return_dict=False)[0]
-        return image
+        yield
     finally:
         vae.disable_tiling()
         vae.tile_latent_min_size, vae.tile_sample_min_size = before
@@ -89,7 +93,9 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def encode_file(pixels: Pixels, output_format: OutputFormat, text: Mapping[str, str]) -> bytes:
+def encode_file(
+    pixels: Pixels, output_format: OutputFormat, text: Mapping[str, str], *, quality_percent: int | None = None
+) -> bytes:
     """Compress a picture; call it from a worker thread."""
     with metrics.ENCODE_SECONDS.time():
-        return encode_image(pixels, output_format, text)
+        return encode_image(pixels, output_format, text, quality_percent=quality_percent)

@@ -5,9 +5,27 @@ Only PNG, JPEG and WebP are taken, recognized by their content. All limits are c
 reader of our own, before a decoder sees a byte; the decoder's own words never reach a client.
 """
 
-from shared.media.decoding import decode_image
+from shared.media.decoding import decode_image, decode_opacity
 from shared.media.encoding import encode_image, read_text
 from shared.media.headers import Header, ImageLimits, read_header
 from shared.media.inline import inline_bytes
+from shared.media.masks import PAINTED, PAINTED_FROM, check_canvas, check_mask, extended, mask_of
+from shared.media.thumbnails import encode_thumbnail
 
-__all__ = ["Header", "ImageLimits", "decode_image", "encode_image", "inline_bytes", "read_header", "read_text"]
+__all__ = [
+    "PAINTED",
+    "PAINTED_FROM",
+    "Header",
+    "ImageLimits",
+    "check_canvas",
+    "check_mask",
+    "decode_image",
+    "decode_opacity",
+    "encode_image",
+    "encode_thumbnail",
+    "extended",
+    "inline_bytes",
+    "mask_of",
+    "read_header",
+    "read_text",
+]

@@ -7,6 +7,8 @@ pixels; one that cannot is ignored, as browsers do.
 
 import io
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -41,28 +43,50 @@ def decode_image(data: bytes, limits: ImageLimits | None = None) -> npt.NDArray[
     Raises:
         InvalidImage: the data are something else, are damaged, or exceed a limit.
     """
+    with _decoded(data, limits) as image:
+        color, alpha = _split(image)
+        color = _to_srgb(color, image.info.get("icc_profile"))
+        if alpha is not None:
+            white = Image.new("RGB", color.size, "white")
+            white.paste(color, mask=alpha)
+            color = white
+        return np.array(_upright(color, image), dtype=np.uint8)
+
+
+def decode_opacity(data: bytes, limits: ImageLimits | None = None) -> npt.NDArray[np.uint8] | None:
+    """Decode how opaque a picture is: uint8 (height, width), upright, 0 where it is see-through.
+
+    Returns None for a picture that cannot be see-through anywhere.
+
+    Raises:
+        InvalidImage: as for `decode_image`.
+    """
+    with _decoded(data, limits) as image:
+        _, alpha = _split(image)
+        return None if alpha is None else np.array(_upright(alpha, image), dtype=np.uint8)
+
+
+@contextmanager
+def _decoded(data: bytes, limits: ImageLimits | None) -> Iterator[Image.Image]:
+    """Yield the decoded picture; whatever goes wrong with it in the block is `InvalidImage`."""
     header = read_header(data, limits)
     try:
         with Image.open(io.BytesIO(data), formats=[_PILLOW_FORMATS[header.format]]) as image:
             if image.size != (header.width, header.height):
                 raise damaged(header.format, "its headers contradict each other")
             image.load()
-            orientation = _orientation(image)
-            profile = image.info.get("icc_profile")
-            color, alpha = _split(image)
-        color = _to_srgb(color, profile)
-        if alpha is not None:
-            white = Image.new("RGB", color.size, "white")
-            white.paste(color, mask=alpha)
-            color = white
-        if orientation in _UPRIGHT:
-            color = color.transpose(_UPRIGHT[orientation])
-        return np.array(color, dtype=np.uint8)
+            yield image
     except InvalidImage:
         raise
     except Exception as error:  # a decoder may raise anything on hostile data; its words stay in the log
         _log.info("a picture could not be decoded", exc_info=error)
         raise damaged(header.format, "its pixels cannot be decoded") from error
+
+
+def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
+    """Turn what was made of a picture as the picture must be turned."""
+    orientation = _orientation(image)
+    return pixels.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else pixels
 
 
 def _orientation(image: Image.Image) -> int:

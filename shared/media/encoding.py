@@ -19,16 +19,23 @@ from shared.contracts import OutputFormat
 from shared.media.headers import PNG_SIGNATURE, png_chunks, read_header
 
 _PNG_UP = 2  # PNG (Third Edition) §9.2: each byte minus the one above it
-_JPEG_QUALITY = 92  # 4:4:4, so that thin colored lines stay
-_WEBP_QUALITY = 90
+_QUALITIES = {OutputFormat.JPEG: 92, OutputFormat.WEBP: 90}  # JPEG with 4:4:4, so that thin colored lines stay
 _WEBP_METHOD = 0  # method 4 takes three times as long for the same size at this quality
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
 _ASCII = b"ASCII\x00\x00\x00"  # EXIF 3.0 §4.6.6: the comment's character code
 _MAX_COMMENT_BYTES = 64_000  # a JPEG segment holds 65,533
 
 
-def encode_image(pixels: npt.NDArray[np.uint8], output_format: OutputFormat, text: Mapping[str, str]) -> bytes:
+def encode_image(
+    pixels: npt.NDArray[np.uint8],
+    output_format: OutputFormat,
+    text: Mapping[str, str],
+    *,
+    quality_percent: int | None = None,
+) -> bytes:
     """Encode pixels (height, width, 3), uint8 sRGB, as a file that carries `text`.
+
+    `quality_percent`, 0 to 100, is for JPEG and WebP; PNG loses nothing in any case.
 
     PNG has one text chunk per entry; JPEG and WebP have one JSON object in the EXIF user comment, which in a
     JPEG is bounded: where it does not fit, the longest texts are shortened and end with an ellipsis.
@@ -46,10 +53,11 @@ def encode_image(pixels: npt.NDArray[np.uint8], output_format: OutputFormat, tex
         return _png(pixels, text)
     file = io.BytesIO()
     picture = Image.fromarray(pixels)
+    quality = _QUALITIES[output_format] if quality_percent is None else quality_percent
     if output_format is OutputFormat.JPEG:
-        picture.save(file, "JPEG", quality=_JPEG_QUALITY, subsampling="4:4:4", exif=_exif(text, _MAX_COMMENT_BYTES))
+        picture.save(file, "JPEG", quality=quality, subsampling="4:4:4", exif=_exif(text, _MAX_COMMENT_BYTES))
     else:
-        picture.save(file, "WEBP", quality=_WEBP_QUALITY, method=_WEBP_METHOD, exif=_exif(text, None))
+        picture.save(file, "WEBP", quality=quality, method=_WEBP_METHOD, exif=_exif(text, None))
     return file.getvalue()
 
 

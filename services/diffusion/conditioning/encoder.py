@@ -5,6 +5,7 @@ The cache is by piece, so a negative prompt in its longer form, or a prompt with
 """
 
 from collections import OrderedDict
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,8 @@ import torch
 from services.diffusion.conditioning.prompts import Tokenized
 
 CACHE_BYTES = 64 << 20  # SD1.5, 16 bits: 560 pieces
+
+_Key = tuple[bool, int, Hashable, tuple[int, ...]]  # second encoder or not, clip skip, adapters, token ids
 
 
 class TokenizerVocabulary:
@@ -60,7 +63,7 @@ class PromptEncoder:
         self._second = second
         self._device = device
         self._dtype = dtype
-        self._cache: OrderedDict[tuple[bool, int, tuple[int, ...]], Embedding] = OrderedDict()
+        self._cache: OrderedDict[_Key, Embedding] = OrderedDict()
         self._cache_bytes = cache_bytes
         self._cached_bytes = 0
         self.calls = 0
@@ -68,24 +71,28 @@ class PromptEncoder:
         kept = 1 if second is None else 2
         self.max_clip_skip = min(one.config.num_hidden_layers for one in (text_encoder, second or text_encoder)) - kept
 
-    def encode(self, prompt: Tokenized, clip_skip: int = 0) -> Embedding:
-        """Return the embedding (tokens, channels) in the UNet's dtype, without the text encoder's last layers."""
-        pieces = [self._piece(ids, clip_skip, is_second=False).tokens for ids in prompt.chunks]
+    def encode(self, prompt: Tokenized, clip_skip: int = 0, adapters: Hashable = ()) -> Embedding:
+        """Return the embedding (tokens, channels) in the UNet's dtype, without the text encoder's last layers.
+
+        `adapters`: those that are in force; what was encoded under others is another embedding.
+        """
+        state = (clip_skip, adapters)
+        pieces = [self._piece(ids, clip_skip, (False, *state, ids)).tokens for ids in prompt.chunks]
         embedding = torch.cat(_joined(pieces) if prompt.is_joined else pieces)
         if prompt.weights is not None:
             embedding = apply_weights(embedding, torch.tensor(prompt.weights, device=self._device))
         if self._second is None:
             return Embedding(embedding.to(self._dtype))
         assert prompt.second is not None, "prompts for SDXL are tokenized twice"
-        others = [self._piece(ids, clip_skip, is_second=True) for ids in prompt.second]
+        others = [self._piece(ids, clip_skip, (True, *state, ids)) for ids in prompt.second]
         tokens = [piece.tokens for piece in others]
         other = torch.cat(_joined(tokens) if prompt.is_joined else tokens)
         pooled = others[-1].pooled
         assert pooled is not None
         return Embedding(torch.cat([embedding, other], dim=-1).to(self._dtype), pooled.to(self._dtype))
 
-    def _piece(self, ids: tuple[int, ...], clip_skip: int, *, is_second: bool) -> Embedding:
-        key = (is_second, clip_skip, ids)
+    def _piece(self, ids: tuple[int, ...], clip_skip: int, key: _Key) -> Embedding:
+        is_second = key[0]
         found = self._cache.get(key)
         if found is not None:
             self._cache.move_to_end(key)

@@ -32,6 +32,13 @@ def capacity(encoding: PromptEncoding, *, is_sdxl: bool = False) -> int:
     return CONTENT * _max_chunks(encoding, is_sdxl=is_sdxl)
 
 
+def lengths(*, is_sdxl: bool) -> list[int]:
+    """Return the numbers of tokens that a conditioned UNet may meet, in all encodings."""
+    most = max(_max_chunks(encoding, is_sdxl=is_sdxl) for encoding in PromptEncoding)
+    inner = 2 if is_sdxl else 0  # pieces are joined there: see `Tokenized`
+    return [CHUNK * chunks - inner * (chunks - 1) for chunks in range(1, most + 1)]
+
+
 def _max_chunks(encoding: PromptEncoding, *, is_sdxl: bool) -> int:
     if encoding is PromptEncoding.STOCK:
         return 1

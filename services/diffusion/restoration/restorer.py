@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from services.diffusion.restoration.checkpoints import load
+from services.diffusion.checkpoints import file_hash
+from services.diffusion.restoration.checkpoints import WEIGHTS, load
 from services.diffusion.restoration.config import RGB, RestorationConfig
 from services.diffusion.restoration.network import DiffRIRS2, join
 
@@ -56,14 +57,19 @@ class Restorer:
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         tile_side_px: int = TILE_SIDE_PX,
+        sha256: str | None = None,
     ) -> None:
-        """Place the network; `dtype` is float32 or bfloat16, of all but the few numbers of the diffusion."""
+        """Place the network; `dtype` is float32 or bfloat16, of all but the few numbers of the diffusion.
+
+        `sha256`: of the file of its weights.
+        """
         if dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"restoration runs in float32 or bfloat16, not in {dtype}")
         if tile_side_px < 2 * TILE_OVERLAP_PX:
             raise ValueError(f"tiles need sides of {2 * TILE_OVERLAP_PX} pixels or more")
         self.device = device or torch.device("cpu")
         self.dtype = dtype
+        self.sha256 = sha256
         self._tile_side_px = tile_side_px
         self._network = network.to(self.device).eval()
         self._network.G.to(dtype)
@@ -76,7 +82,7 @@ class Restorer:
         Raises:
             UnfitCheckpoint: a file is missing, damaged or not of the network that its configuration describes.
         """
-        return cls(load(folder), device=device, dtype=dtype)
+        return cls(load(folder), device=device, dtype=dtype, sha256=file_hash(folder / WEIGHTS))
 
     @property
     def config(self) -> RestorationConfig:

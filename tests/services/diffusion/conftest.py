@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the service has it; OpenMP reads it when torch loads
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from services.diffusion.checkpoints import CheckpointFiles, inspect
 from services.diffusion.engine import Engine
 from services.diffusion.libraries import StableDiffusionPipeline, StableDiffusionXLPipeline, quiet
 from services.diffusion.loading import LoadedModel, load
+from tests.services.diffusion.instruments import seeing_masks
 from training.minis.diffusion import build_sd15, build_sdxl
 
 FOLDER = Path(__file__).parent
@@ -85,6 +86,18 @@ def sdxl_stock(sdxl_mini: Path) -> Any:
     return pipeline
 
 
+@pytest.fixture(scope="session")
+def inpainting_model(model: LoadedModel) -> LoadedModel:
+    """Return the checkpoint with a UNet that sees masks."""
+    return seeing_masks(model)
+
+
+@pytest.fixture(scope="session")
+def sdxl_inpainting_model(sdxl_model: LoadedModel) -> LoadedModel:
+    """Return the SDXL checkpoint with a UNet that sees masks."""
+    return seeing_masks(sdxl_model)
+
+
 StartEngine = Callable[..., Engine]
 
 
@@ -94,8 +107,14 @@ def start_engine() -> Iterator[StartEngine]:
     engines: list[Engine] = []
     deaths: list[BaseException] = []
 
-    def start(*models: LoadedModel, max_pictures: int = 64, deaths_to: list[BaseException] = deaths) -> Engine:
-        engine = Engine({model.name: model for model in models}, max_pictures=max_pictures, on_death=deaths_to.append)
+    def start(
+        *loaded: LoadedModel,
+        models: Mapping[str, LoadedModel] | None = None,
+        max_pictures: int = 64,
+        deaths_to: list[BaseException] = deaths,
+    ) -> Engine:
+        models = {model.name: model for model in loaded} if models is None else models
+        engine = Engine(models, max_pictures=max_pictures, on_death=deaths_to.append)
         engines.append(engine)
         engine.start()
         return engine

@@ -1,5 +1,6 @@
-"""UNets and decoders that do what the real one does, and let a test look at it, hold it or break it."""
+"""UNets and decoders that do what the real one does, and let a test look at it, hold it or break it; and wider ones."""
 
+import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 
+from services.diffusion.libraries import UNet2DConditionModel
 from services.diffusion.loading import LoadedModel
 
 WAIT_S = 60.0
@@ -46,6 +48,17 @@ class Watched:
     def __call__(self, sample: torch.Tensor, timesteps: torch.Tensor, **options: Any) -> Any:
         self._look(sample, options["encoder_hidden_states"])
         return self._unet(sample, timesteps, **options)
+
+
+def seeing_masks(model: LoadedModel) -> LoadedModel:
+    """Return the model with a random UNet of nine channels."""
+    channels = {"in_channels": 9}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        unet = UNet2DConditionModel.from_config({**model.unet.config, **channels}).eval().requires_grad_(False)
+    digest = hashlib.sha256(model.files.sha256.encode()).hexdigest()
+    files = replace(model.files, unet={**model.files.unet, **channels}, sha256=digest)
+    return replace(model, name=f"{model.name}-inpaint", unet=unet, files=files)
 
 
 def held(model: LoadedModel) -> tuple[LoadedModel, Held]:

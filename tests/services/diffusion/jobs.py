@@ -48,7 +48,7 @@ async def submit(
         job_id=job_id,
         stage=Stage.RENDER,
         prompt=prompt,
-        batch_key=f"{request.model}/{request.size}",
+        batch_key=request.model or "",
         body_hash="0" * 64,
     )
     return job_id

@@ -31,6 +31,11 @@ STOCK: dict[Scheduler, tuple[str, dict[str, Any]]] = {
 }
 
 
+def guidance_of(kind: Scheduler) -> float:
+    """Return a guidance scale that random weights bear: far above, they blow rounding errors up."""
+    return 1.5 if kind is Scheduler.LCM else 5.0
+
+
 def reference(stock: Any, kind: Scheduler, output_type: str, **settings: Any) -> Any:
     """Return what the stock pipeline makes."""
     name, options = STOCK[kind]
@@ -52,7 +57,7 @@ async def check_alone_and_among_strangers(
     """Check a picture's latents against the stock pipeline's: alone, and among seven strangers of these models."""
     alone = wanted()
     await render(engine, alone)
-    assert distance(alone, expected) <= TOLERANCE
+    assert distance(alone, expected) <= TOLERANCE, distance(alone, expected)
     strangers = [
         request_for(
             models[index % len(models)],

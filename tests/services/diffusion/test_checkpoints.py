@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from services.diffusion.batching import Buckets
 from services.diffusion.checkpoints import CheckpointFiles, UnfitCheckpoint, inspect
-from services.diffusion.loading import load, resolve_device, resolve_dtype
+from services.diffusion.execution import resolve_device, resolve_dtype
+from services.diffusion.loading import load
+from shared.contracts import Task
 from shared.settings import SettingsError
 
 UNET = Path("unet/diffusion_pytorch_model.safetensors")
@@ -52,7 +54,7 @@ SPOILERS: list[tuple[Callable[[Path], object], str, str]] = [
     (lambda folder: (folder / UNET).write_bytes(b"abc"), str(UNET), "copy it again"),
     (lambda folder: (folder / UNET).write_bytes(b"\xff" * 64), str(UNET), "copy it again"),
     (lambda folder: (folder / UNET).write_bytes(b"\x02" + b"\0" * 7 + b"[]"), str(UNET), "copy it again"),
-    (lambda folder: edit(folder / "unet/config.json", in_channels=9), "unet/config.json", "inpainting"),
+    (lambda folder: edit(folder / "unet/config.json", in_channels=8), "unet/config.json", "an inpainting one 9"),
     (lambda folder: edit(folder / "unet/config.json", addition_embed_type="text_time"), "text_encoder_2", "missing"),
     (lambda folder: edit(folder / "unet/config.json", addition_embed_type="image"), "unet", "SD1.5"),
     (lambda folder: edit(folder / "unet/config.json", cross_attention_dim=768), "unet", "different checkpoints"),
@@ -141,3 +143,11 @@ def test_devices_and_dtypes_follow_their_rules() -> None:
     assert resolve_device("cpu") == cpu
     with pytest.raises(SettingsError, match="cuda:63 is not there"):
         resolve_device("cuda:63")
+
+
+def test_a_unet_of_nine_channels_paints_and_does_nothing_else(mini: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(mini, folder)
+    assert inspect(folder).tasks == (Task.TEXT_TO_IMAGE, Task.SIMILAR, Task.INPAINT, Task.OUTPAINT)
+    edit(folder / "unet/config.json", in_channels=9)
+    assert inspect(folder).tasks == (Task.INPAINT, Task.OUTPAINT)

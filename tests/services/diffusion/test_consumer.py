@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from services.diffusion.checkpoints import UnfitCheckpoint
 from services.diffusion.consumer import SOFTWARE, Renderer, make_plan
 from services.diffusion.engine import Engine
+from services.diffusion.inputs import Inputs
+from services.diffusion.library import ModelLibrary, Shelf
 from services.diffusion.loading import LoadedModel
 from shared.artifacts import FolderStore
 from shared.contracts import (
@@ -56,9 +59,14 @@ def renderer(engine: Engine, store: FolderStore) -> Iterator[Renderer]:
 
 @asynccontextmanager
 async def working(
-    queue: JobQueue, settings: RedisSettings, handle: Handler, worker: str = WORKER
+    queue: JobQueue,
+    settings: RedisSettings,
+    handle: Handler,
+    worker: str = WORKER,
+    *,
+    serves: ModelLibrary | None = None,
 ) -> AsyncIterator[Consumer]:
-    """Run a consumer meanwhile."""
+    """Run a consumer meanwhile; it claims what is in the library, or anything."""
 
     def announcement() -> Announcement:
         return Announcement(worker=worker, stage=Stage.RENDER, phase=Phase.READY)
@@ -71,6 +79,7 @@ async def working(
         handle=handle,
         capacity=4,
         announcement=announcement,
+        batch_keys=None if serves is None else serves.wanted,
     )
     stop = asyncio.Event()
     task = asyncio.create_task(consumer.run(stop, drain_s=60))
@@ -147,6 +156,7 @@ async def test_the_file_says_how_it_was_made_and_can_be_made_again(
         "guidance_rescale": 0.0,
         "guidance_interval": [0.0, 1.0],
         "clip_skip": 0,
+        "adapters": [],
         "software": SOFTWARE,
     }
     pixels = await render(
@@ -197,7 +207,7 @@ async def test_a_prompt_of_the_language_model_is_taken_literally(queue: JobQueue
         await submit(queue, job_request(), prompt)
         claim = await queue.claim(Stage.RENDER, worker=WORKER)
         assert claim is not None
-        plans.append(make_plan(claim.job, model))
+        plans.append(make_plan(claim.job, model, Inputs()))
         await claim.fail(StoreUnavailable("the test is over", retry_after_s=1))
     literal, edited, verbatim = plans
     assert literal.prompts.prompt.weights is None
@@ -308,7 +318,7 @@ async def test_a_slow_queue_gets_fewer_events_and_stalls_nobody(
     assert told[-1].type is EventType.SUCCEEDED
 
 
-async def test_a_job_of_another_workers_model_is_given_back(
+async def test_a_job_of_another_workers_model_is_left_to_that_worker(
     queue: JobQueue,
     redis_settings: RedisSettings,
     engine: Engine,
@@ -317,15 +327,55 @@ async def test_a_job_of_another_workers_model_is_given_back(
     store: FolderStore,
     model: LoadedModel,
 ) -> None:
-    async with working(queue, redis_settings, renderer.handle):
+    stranger = replace(model, name="other")
+    other = Renderer(start_engine(stranger), store)
+    async with working(queue, redis_settings, renderer.handle, serves=ModelLibrary.of(model)):
         job_id = await submit(queue, job_request(model="other"))
-        await until(queue, job_id, lambda event: event.type is EventType.STARTED)
-        other = Renderer(start_engine(replace(model, name="other")), store)
-        async with working(queue, redis_settings, other.handle, "test-2-b"):
+        own = await ended(queue, await submit(queue, job_request()))
+        assert own.status is JobStatus.SUCCEEDED, "a later job, which it serves"
+        assert (await queue.get(job_id)).attempts == 0
+        calls = engine.counters.calls
+        async with working(queue, redis_settings, other.handle, "test-2-b", serves=ModelLibrary.of(stranger)):
             job = await ended(queue, job_id)
+    other.close()
     assert job.status is JobStatus.SUCCEEDED
     assert job.attempts == 1
-    assert engine.counters.calls == 0
+    assert engine.counters.calls == calls
+
+
+async def test_a_job_that_was_handed_to_a_worker_without_its_model_fails_with_those_that_it_has(
+    queue: JobQueue, redis_settings: RedisSettings, renderer: Renderer
+) -> None:
+    async with working(queue, redis_settings, renderer.handle):
+        job = await ended(queue, await submit(queue, job_request(model="other")))
+    assert job.error is not None
+    assert (job.error.code, job.error.served_models) == ("model_not_served", ["mini"])
+
+
+async def test_one_worker_serves_models_that_do_not_fit_together(
+    queue: JobQueue,
+    redis_settings: RedisSettings,
+    start_engine: StartEngine,
+    store: FolderStore,
+    model: LoadedModel,
+) -> None:
+    shelves = {name: Shelf(model.files, model.bytes) for name in ("mini", "other", "broken")}
+
+    def load(name: str, _: Shelf) -> LoadedModel:
+        if name == "broken":
+            raise UnfitCheckpoint("its files were changed")
+        return replace(model, name=name)
+
+    library = ModelLibrary(shelves, load, budget_bytes=model.bytes)
+    engine = start_engine(models=library.loaded)
+    renderer = Renderer(engine, store, library)
+    async with working(queue, redis_settings, renderer.handle, serves=library):
+        jobs = [await submit(queue, job_request(model=name)) for name in ("mini", "other", "broken", "mini", "other")]
+        done = [await ended(queue, job_id) for job_id in jobs]
+    renderer.close()
+    assert [job.error and job.error.code for job in done] == [None, None, "model_unavailable", None, None]
+    assert len({job.images[0].id for job in done if job.images}) == 2, "one artifact of each model: its name is in it"
+    assert len(library.loaded) <= 1
 
 
 async def test_two_pictures_of_one_seed_are_one_artifact(

@@ -14,14 +14,15 @@ import torch
 from services.diffusion.batching import Buckets
 from services.diffusion.engine import Engine, EngineClosed, EngineFull
 from services.diffusion.faults import DeviceLost
-from services.diffusion.handles import Finished, Handle, Progress
+from services.diffusion.handles import Bell, Finished, Handle, Progress
 from services.diffusion.loading import LoadedModel
 from shared.contracts import Lane, Scheduler
 from shared.contracts.generation import PromptEncoding
-from shared.errors import InternalError, OutOfMemory
+from shared.errors import InternalError, OutOfMemory, RenderFailed
 from tests.services.diffusion.conftest import StartEngine
 from tests.services.diffusion.instruments import WAIT_S, held, watched
 from tests.services.diffusion.pictures import png, render, request_for, result, results
+from tests.services.diffusion.sources import source
 
 
 async def test_progress_is_told_in_the_steps_that_were_asked_for(engine: Engine, model: LoadedModel) -> None:
@@ -38,14 +39,17 @@ async def test_progress_is_told_in_the_steps_that_were_asked_for(engine: Engine,
 
 
 async def test_a_follower_that_lags_sees_the_latest_progress_only() -> None:
-    handle = Handle(lambda: None)
+    bell = Bell()
+    handle = Handle(lambda: None, bell)
     for step in range(1, 6):
         handle.post(Progress(step, 6))
+    bell.ring()
     stream = handle.events()
     assert await anext(stream) == Progress(5, 6)
     handle.post(Progress(6, 6))
     handle.end(None)
     handle.end(InternalError("a second end changes nothing"))
+    bell.ring()
     assert [event async for event in stream] == [Progress(6, 6)]
 
 
@@ -196,6 +200,12 @@ class _TightVAE:
         assert self._vae.tile_latent_min_size == 8
         return self._vae.decode(latents, **options)
 
+    def encode(self, pixels: torch.Tensor, **options: Any) -> Any:
+        if not self._vae.use_tiling:
+            raise MemoryError
+        assert self._vae.tile_sample_min_size == 64
+        return self._vae.encode(pixels, **options)
+
 
 async def test_a_decoder_without_memory_decodes_in_tiles(start_engine: StartEngine, model: LoadedModel) -> None:
     whole = await render(start_engine(model), request_for(model))
@@ -203,6 +213,38 @@ async def test_a_decoder_without_memory_decodes_in_tiles(start_engine: StartEngi
     assert tiled.shape == whole.shape
     assert not model.vae.use_tiling
     assert abs(tiled.astype(int) - whole.astype(int)).mean() < 30, "the same picture, with seams"
+
+
+async def test_an_encoder_without_memory_encodes_in_tiles_and_draws_the_same_noise(
+    start_engine: StartEngine, model: LoadedModel
+) -> None:
+    given = source((128, 128), masked=False, strength=0.5)
+    whole = request_for(model, source=given)
+    await render(start_engine(model), whole)
+    tiled = request_for(model, source=given)
+    await render(start_engine(replace(model, vae=_TightVAE(model.vae))), tiled)
+    assert torch.equal(whole.generator.get_state(), tiled.generator.get_state())
+    assert not model.vae.use_tiling
+
+
+class _BlindVAE(_TightVAE):
+    """An encoder that makes nothing of a picture, and a decoder as it was."""
+
+    def decode(self, latents: torch.Tensor, **options: Any) -> Any:
+        return self._vae.decode(latents, **options)
+
+    def encode(self, pixels: torch.Tensor, **options: Any) -> Any:
+        (distribution,) = self._vae.encode(pixels, **options)
+        distribution.mean *= torch.nan
+        return (distribution,)
+
+
+async def test_a_picture_that_cannot_be_encoded_fails_alone(start_engine: StartEngine, model: LoadedModel) -> None:
+    engine = start_engine(replace(model, vae=_BlindVAE(model.vae)))
+    requests = [request_for(model, size=(64, 64), source=given) for given in (source((64, 64)), None)]
+    refused, made = await results([engine.submit(request) for request in requests])
+    assert isinstance(refused, RenderFailed)
+    assert isinstance(made, np.ndarray)
 
 
 async def test_a_lost_device_ends_the_engine(start_engine: StartEngine, model: LoadedModel) -> None:
@@ -242,3 +284,22 @@ async def test_events_end_with_the_picture(engine: Engine, model: LoadedModel) -
     events = [event async for event in engine.submit(request_for(model, size=(96, 64))).events()]
     assert isinstance(events[-1], Finished)
     assert events[-1].pixels.shape == (64, 96, 3)
+
+
+async def test_followers_are_woken_together_once_per_call(
+    engine: Engine, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    wake, wakes = loop.call_soon_threadsafe, 0
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal wakes
+        wakes += threading.current_thread().name == "llmga-device"
+        return wake(*arguments, **options)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+    requests = [request_for(model, size=(64, 64), seed=seed, steps=20, scheduler=Scheduler.DDIM) for seed in range(8)]
+    pictures = await results([engine.submit(request) for request in requests])
+    assert all(isinstance(pixels, np.ndarray) for pixels in pictures)
+    assert engine.counters.steps == 8 * 20
+    assert wakes <= engine.counters.calls + len(requests)

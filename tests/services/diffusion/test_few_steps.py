@@ -12,6 +12,9 @@ import torch
 
 from services.diffusion.checkpoints import TAKE_TIMESTEPS, ServingDefaults, UnfitCheckpoint, inspect
 from services.diffusion.consumer import make_plan
+from services.diffusion.execution import Execution
+from services.diffusion.inputs import Inputs
+from services.diffusion.library import Shelf
 from services.diffusion.loading import LoadedModel
 from services.diffusion.profile import served_models
 from services.diffusion.solvers import build_scheduler
@@ -95,11 +98,11 @@ def test_a_checkpoint_says_how_it_is_meant_to_be_used(mini: Path, tmp_path: Path
     shutil.copytree(mini, folder)
     (folder / "serving.json").write_text(json.dumps(HYPER))
     hyper = replace(model, files=inspect(folder))
-    (served,) = served_models([hyper], "mini")
+    (served,) = served_models({"mini": Shelf(hyper.files, 0)}, "mini", Execution(hyper.device, hyper.dtype))
     assert (served.num_inference_steps, served.guidance_scale, served.scheduler) == (1, 0.0, Scheduler.LCM)
 
     def timesteps(**changes: Any) -> list[int]:
-        (request,) = make_plan(job(**changes), hyper).requests
+        (request,) = make_plan(job(**changes), hyper, Inputs()).requests
         found: list[int] = request.solver.timesteps.tolist()
         return found
 

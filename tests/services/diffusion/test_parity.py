@@ -16,7 +16,14 @@ from services.diffusion.solvers import default_scheduler
 from shared.contracts import Scheduler
 from tests.services.diffusion.conftest import StartEngine
 from tests.services.diffusion.pictures import render, request_for
-from tests.services.diffusion.stock import STOCK, TOLERANCE, check_alone_and_among_strangers, distance, reference
+from tests.services.diffusion.stock import (
+    STOCK,
+    TOLERANCE,
+    check_alone_and_among_strangers,
+    distance,
+    guidance_of,
+    reference,
+)
 
 
 @pytest.mark.parametrize("kind", list(Scheduler))
@@ -31,14 +38,14 @@ async def test_latents_equal_the_stock_pipelines_alone_and_among_seven_strangers
         prompt=prompt,
         negative_prompt=negative,
         num_inference_steps=7,
-        guidance_scale=5.0,
+        guidance_scale=guidance_of(kind),
         width=128,
         height=128,
         seed=42,
     )
 
     def wanted() -> RenderRequest:
-        return request_for(model, prompt, negative, seed=42, steps=7, guidance=5.0, scheduler=kind)
+        return request_for(model, prompt, negative, seed=42, steps=7, guidance=guidance_of(kind), scheduler=kind)
 
     await check_alone_and_among_strangers(engine, wanted, expected, [model])
 

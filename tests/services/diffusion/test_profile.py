@@ -6,9 +6,11 @@ from typing import Any
 import torch
 
 from services.diffusion.batching import Buckets
+from services.diffusion.execution import Execution
+from services.diffusion.library import Shelf
 from services.diffusion.loading import LoadedModel
 from services.diffusion.profile import profile, served_models
-from shared.contracts import Scheduler, Task
+from shared.contracts import Scheduler
 from shared.contracts.generation import PromptEncoding
 
 CANDIDATES = Buckets.up_to(16)
@@ -57,8 +59,8 @@ def test_a_bucket_that_does_not_fit_is_left_out(model: LoadedModel) -> None:
 
 
 def test_the_announcement_fills_what_a_request_leaves_open(model: LoadedModel) -> None:
-    other = replace(model, name="other")
-    first, second = served_models([model, other], "other")
+    shelves = {name: Shelf(model.files, model.bytes) for name in ("mini", "other")}
+    first, second = served_models(shelves, "other", Execution(model.device, model.dtype))
     assert (first.default, second.default) == (False, True)
     assert first.name == "mini"
     assert first.kind == "sd15"
@@ -70,4 +72,4 @@ def test_the_announcement_fills_what_a_request_leaves_open(model: LoadedModel) -
     assert first.schedulers == list(Scheduler)
     assert first.prompt_encodings == list(PromptEncoding)
     assert first.max_prompt_tokens == {PromptEncoding.LLMGA: 225, PromptEncoding.STOCK: 75}
-    assert first.tasks == [Task.TEXT_TO_IMAGE, Task.SIMILAR]
+    assert first.tasks == list(model.files.tasks)

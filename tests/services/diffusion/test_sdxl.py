@@ -12,6 +12,8 @@ import torch
 from services.diffusion.checkpoints import UnfitCheckpoint, inspect
 from services.diffusion.conditioning.prompts import CONTENT, SDXL_CHUNKS, tokenize
 from services.diffusion.engine import Engine
+from services.diffusion.execution import Execution
+from services.diffusion.library import Shelf
 from services.diffusion.loading import LoadedModel
 from services.diffusion.profile import profile, served_models
 from services.diffusion.requests import RenderRequest
@@ -19,7 +21,7 @@ from shared.contracts import Scheduler
 from shared.contracts.generation import PromptEncoding
 from tests.services.diffusion.conftest import StartEngine
 from tests.services.diffusion.pictures import PROMPTS, png, render, request_for, result
-from tests.services.diffusion.stock import TOLERANCE, check_alone_and_among_strangers, distance, reference
+from tests.services.diffusion.stock import TOLERANCE, check_alone_and_among_strangers, distance, guidance_of, reference
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def sdxl_engine(start_engine: StartEngine, model: LoadedModel, sdxl_model: Loade
 async def test_latents_equal_the_stock_pipelines_alone_and_among_strangers_of_both_models(
     sdxl_engine: Engine, model: LoadedModel, sdxl_model: LoadedModel, sdxl_stock: Any, kind: Scheduler
 ) -> None:
-    guidance = 1.5 if kind is Scheduler.LCM else 5.0  # as it is used; far above, it blows random weights' errors up
+    guidance = guidance_of(kind)
     expected = reference(
         sdxl_stock,
         kind,
@@ -174,7 +176,9 @@ async def test_the_picture_is_the_same_bytes_among_strangers(
 def test_the_profile_finds_stable_buckets_and_the_announcement_says_sdxl(sdxl_model: LoadedModel) -> None:
     buckets = profile(sdxl_model, sdxl_model.buckets)
     assert len(buckets.stable) >= 1
-    (served,) = served_models([sdxl_model], sdxl_model.name)
+    (served,) = served_models(
+        {sdxl_model.name: Shelf(sdxl_model.files, 0)}, sdxl_model.name, Execution(sdxl_model.device, sdxl_model.dtype)
+    )
     assert (served.kind, served.guidance_scale, served.scheduler) == ("sdxl", 5.0, Scheduler.EULER)
     assert served.max_prompt_tokens[PromptEncoding.LLMGA] == 300
 

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from services.diffusion.canvas import Canvas
 from services.diffusion.engine import Engine
 from services.diffusion.loading import LoadedModel
 from services.diffusion.service import DEAD_DEVICE_STATUS
 from shared.artifacts import FolderStore
-from shared.contracts import EventType, JobStatus, Phase, Scheduler, Stage
+from shared.contracts import EventType, JobStatus, Phase, Scheduler, Stage, Task
 from shared.jobs import DEFAULT_TENANT, JobQueue
 from shared.media import ImageLimits, decode_image
 from shared.settings import QueueSettings, RedisSettings
@@ -35,6 +36,7 @@ from tests.services.diffusion.jobs import (
     until,
 )
 from tests.services.diffusion.pictures import render, request_for
+from tests.services.diffusion.sources import keep, oval, picture
 from tests.valkey import Server
 
 ROOT = Path(__file__).parents[3]
@@ -242,6 +244,47 @@ async def test_two_workers_share_jobs_and_one_goes_on_for_the_other(
         engine, request_for(model, "a red circle at night", seed=5, steps=100, scheduler=Scheduler.DPMPP_2M)
     )
     assert np.array_equal(decode_image(data, ImageLimits()), expected)
+
+
+@pytest.mark.deep
+async def test_an_inpaint_whose_worker_is_killed_is_the_same_picture(
+    start: Start, queue: JobQueue, store: FolderStore, engine: Engine, model: LoadedModel
+) -> None:
+    processes = {process.pid: process for process in (start(), start())}
+    await ready(queue, 2)
+    before, mask = picture(150, 90), oval(150, 90).astype(np.uint8) * 255
+    job_id = await submit(
+        queue,
+        job_request(
+            task=Task.INPAINT,
+            image=keep(store, before),
+            mask=keep(store, mask),
+            num_inference_steps=100,
+            scheduler=Scheduler.EULER_ANCESTRAL,
+        ),
+    )
+    started = await until(queue, job_id, lambda event: event.type is EventType.STARTED)
+    await until(queue, job_id, is_step(50))
+    processes[pid_of(started.data["worker"])].kill()
+    job = await ended(queue, job_id)
+    assert (job.status, job.attempts) == (JobStatus.SUCCEEDED, 2)
+    told = await history(queue, job_id)
+    assert any(event.data.get("resumed") for event in told)
+    canvas = Canvas(before, mask, (128, 128), job.request.feather_px)
+    expected = await render(
+        engine,
+        request_for(
+            model,
+            "a red circle at night",
+            encoding=job.request.prompt_encoding,
+            seed=7,
+            steps=100,
+            scheduler=Scheduler.EULER_ANCESTRAL,
+            source=canvas.source(),
+        ),
+    )
+    data, _ = store.get(job.images[0].id, tenant=DEFAULT_TENANT)
+    assert np.array_equal(decode_image(data, ImageLimits()), canvas.blended(expected))
 
 
 async def test_the_death_of_the_device_thread_ends_the_process_and_the_job_goes_on_elsewhere(

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from services.diffusion.consumer import Renderer
+from services.diffusion.encoding import encode_source
 from services.diffusion.engine import Engine
 from services.diffusion.loading import LoadedModel
 from services.diffusion.requests import RenderRequest
@@ -22,12 +24,15 @@ from shared.jobs import JobCanceled, JobQueue
 from tests.services.diffusion.conftest import StartEngine
 from tests.services.diffusion.jobs import eventually, history, job_request, submit
 from tests.services.diffusion.pictures import png, render, request_for
+from tests.services.diffusion.sources import source
 
 BUCKET = 4
 
 
 def call(request: RenderRequest, model: LoadedModel) -> None:
     """Make one UNet call for a request alone."""
+    if request.wants_source:
+        encode_source(request, model)
     if request.wants_prompts:
         encode_prompts(request, model)
     assert request.phase is not None
@@ -35,11 +40,11 @@ def call(request: RenderRequest, model: LoadedModel) -> None:
     request.accept(noise_pred)
 
 
-def check_every_call(model: LoadedModel, kind: Scheduler, guidance: float) -> None:
+def check_every_call(model: LoadedModel, kind: Scheduler, guidance: float, **more: Any) -> None:
     """Check that a picture can go on behind each of its calls, in a request of another process."""
 
     def fresh() -> RenderRequest:
-        return request_for(model, "a boat", "rain", seed=9, steps=6, guidance=guidance, scheduler=kind)
+        return request_for(model, "a boat", "rain", seed=9, steps=6, guidance=guidance, scheduler=kind, **more)
 
     mark = fingerprint(fresh().picture, model)
     with torch.inference_mode():
@@ -67,6 +72,17 @@ def test_a_picture_of_sdxl_without_guidance_goes_on(sdxl_model: LoadedModel) -> 
     check_every_call(sdxl_model, Scheduler.UNIPC, guidance=1.0)
 
 
+@pytest.mark.parametrize("kind", [Scheduler.EULER_ANCESTRAL, Scheduler.UNIPC])
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_picture_that_starts_from_another_goes_on(model: LoadedModel, kind: Scheduler, masked: bool) -> None:
+    given = source((64, 64), masked=masked, strength=0.7)
+    check_every_call(model, kind, guidance=3.0, size=(64, 64), source=given)
+
+
+def test_a_picture_of_an_inpainting_unet_goes_on(inpainting_model: LoadedModel) -> None:
+    check_every_call(inpainting_model, Scheduler.DPMPP_2M_SDE, guidance=3.0, size=(64, 64), source=source((64, 64)))
+
+
 def test_a_fingerprint_is_that_of_all_that_decides_the_picture(model: LoadedModel, sdxl_model: LoadedModel) -> None:
     picture = request_for(model).picture
     same = fingerprint(picture, model)
@@ -79,8 +95,10 @@ def test_a_fingerprint_is_that_of_all_that_decides_the_picture(model: LoadedMode
         fingerprint(request_for(model, "a blue circle").picture, model),
         fingerprint(request_for(model, negative="a boat").picture, model),
         fingerprint(picture, sdxl_model),
+        fingerprint(replace(picture, source=source((64, 64))), model),
+        fingerprint(replace(picture, source=source((64, 64), seed=1)), model),
     }
-    assert len(others | {same}) == 8
+    assert len(others | {same}) == 10
 
 
 def snapshot_of(model: LoadedModel, mark: str = "mark") -> bytes:

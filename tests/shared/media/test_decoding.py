@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from shared.errors import InvalidImage
-from shared.media import ImageLimits, decode_image
+from shared.media import ImageLimits, decode_image, decode_opacity
 from tests.shared.media.pictures import (
     PNG,
     chunk,
@@ -249,6 +249,23 @@ def test_pictures_are_turned_upright(kind: str, orientation: int, stored: npt.ND
     image = Image.fromarray(np.ascontiguousarray(stored))
     data = save(image, kind, exif=with_orientation(orientation), **options)
     assert distance(decode_image(data)) < 30
+
+
+@pytest.mark.parametrize(("orientation", "stored"), [(1, SCENE), (3, SCENE[::-1, ::-1]), (6, np.rot90(SCENE))])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_opacity_is_that_of_the_upright_picture(kind: str, orientation: int, stored: npt.NDArray[np.uint8]) -> None:
+    image = Image.fromarray(np.ascontiguousarray(np.dstack([stored, stored[..., 0]])))
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    opacity = decode_opacity(save(image, kind, exif=with_orientation(orientation), **options))
+    assert opacity is not None
+    assert np.array_equal(opacity, SCENE[..., 0])
+
+
+def test_opaque_kinds_of_pictures_have_no_opacity() -> None:
+    assert decode_opacity(GOOD_PNG) is None
+    assert decode_opacity(GOOD_JPEG) is None
+    with pytest.raises(InvalidImage):
+        decode_opacity(b"text")
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")  # Pillow's warning is for the log, not for a client

@@ -64,6 +64,15 @@ def test_lossy_formats_stay_close(output_format: OutputFormat) -> None:
     assert error.mean() < 4
 
 
+@pytest.mark.parametrize("output_format", [OutputFormat.JPEG, OutputFormat.WEBP])
+def test_quality_decides_how_much_is_lost(output_format: OutputFormat) -> None:
+    pixels = np.asarray(Image.fromarray(scene(12, 8)).resize((96, 64), Image.Resampling.BICUBIC))
+    files = [encode_image(pixels, output_format, {}, quality_percent=percent) for percent in (0, 50, 100)]
+    assert sorted(files, key=len) == files
+    errors = [np.abs(decode_image(data).astype(int) - pixels).mean() for data in files]
+    assert errors[0] > errors[1] > errors[2]
+
+
 def test_a_smooth_picture_is_compressed() -> None:
     pixels = np.zeros((256, 256, 3), np.uint8)
     assert len(encode_image(pixels, OutputFormat.PNG, {})) < 2_000

@@ -13,6 +13,14 @@ function init(args)
   wrk.body = '{"instruction": "a snowman at night", "prompt_mode": "verbatim", "seed": 7}'
   wrk.headers["Content-Type"] = "application/json"
   wrk.headers["Prefer"] = "wait=30"
+  wrk.headers["Authorization"] = "Bearer " .. os.getenv("LLMGA_API_KEY")
+  sent, run = 0, os.time() .. "-" .. tostring({}):match("0x(%x+)")
+end
+
+function request()
+  sent = sent + 1
+  wrk.headers["Idempotency-Key"] = run .. "-" .. sent
+  return wrk.format()
 end
 
 function response(status, headers, body)

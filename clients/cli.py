@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clients.client import Client
     from clients.generate import Outcome
+    from clients.keys import KeysFile
 
 OK, FAILED, BAD_USAGE, UNREACHABLE, CANCELED, NOT_STARTED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+
+# As in `shared.contracts`, which takes time to import; a test holds that they are the same.
+JOB_STATUSES = ("queued", "running", "awaiting_approval", "succeeded", "failed", "canceled")
 
 EXIT_STATUSES = """\
 exit status:
@@ -33,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = parser().parse_args(arguments)
     from clients.errors import ServerProblem, UnexpectedAnswer, Unreachable
+    from clients.keys import KeysError
     from clients.local.errors import LaunchError
 
     try:
@@ -44,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"  {fault.field or 'body'}: {fault.message}", file=sys.stderr)
         for model in problem.served_models or []:
             print(f"  served: {model}", file=sys.stderr)
+        if problem.code == "unauthenticated":
+            print("The key is taken from the environment variable LLMGA_API_KEY.", file=sys.stderr)
+        return FAILED
+    except KeysError as error:
+        complain(error.detail, error.next_step)
         return FAILED
     except Unreachable as error:
         complain(f"nothing answers at {error.url}", "Start a system with `llmga up`, or name one with --url.")
@@ -104,8 +114,13 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--output", type=Path, metavar="FILE", help="where to save; .png, .jpg or .webp")
     _add_server_options(generate)
 
-    jobs = add("jobs", None, "look at a job, or cancel it")
+    jobs = add("jobs", None, "list your jobs, look at one, or cancel it")
     actions = jobs.add_subparsers(required=True, metavar="ACTION")
+    jobs_list = actions.add_parser("list", help="list your jobs, the latest first")
+    jobs_list.set_defaults(run=_list_jobs)
+    jobs_list.add_argument("--status", choices=JOB_STATUSES, help="only jobs of this status")
+    jobs_list.add_argument("--limit", type=int, default=20, help="at most so many (default 20)")
+    _add_server_options(jobs_list)
     for name, run, text in (("show", _show, "show a job's record"), ("cancel", _cancel, "cancel a job")):
         action = actions.add_parser(name, help=text)
         action.set_defaults(run=run)
@@ -119,6 +134,21 @@ def parser() -> argparse.ArgumentParser:
         help="list every published LLMGA checkpoint instead, with what it takes to serve it; needs no server",
     )
     _add_server_options(models)
+
+    keys = add("keys", None, "make, list and revoke the API keys of a gateway whose file of keys is here")
+    actions = keys.add_subparsers(required=True, metavar="ACTION")
+    create = actions.add_parser("create", help="make a key and print it, once and for all")
+    create.add_argument("tenant", help="whose jobs and pictures its holder sees; a new name makes a new tenant")
+    create.add_argument("--note", default="", help="for those who list the keys")
+    listing = actions.add_parser("list", help="list the keys, good and revoked; none of them can be printed again")
+    listing.add_argument("--json", action="store_true", help="as JSON")
+    revoke = actions.add_parser("revoke", help="revoke a key; it stops working within a second")
+    revoke.add_argument("key", help="the key's id, as in the list and in the key itself: llmga_<id>_…")
+    for action, run in ((create, _create_key), (listing, _list_keys), (revoke, _revoke_key)):
+        action.set_defaults(run=run)
+        action.add_argument(
+            "--keys-file", type=Path, metavar="FILE", help="the file (LLMGA_AUTH__KEYS_FILE, keys.json in the home)"
+        )
 
     up = add("up", _up, "start a whole system on this machine and keep it running")
     up.add_argument("--port", type=int, help="of the gateway (LLMGA_GATEWAY__PORT, 8080); 0 for any free one")
@@ -217,6 +247,26 @@ def _report(outcome: "Outcome", *, as_json: bool) -> int:
     return OK if job.status is JobStatus.SUCCEEDED else FAILED
 
 
+def _list_jobs(options: argparse.Namespace) -> int:
+    from datetime import UTC, datetime
+    from itertools import islice
+
+    from shared.contracts import JobStatus
+
+    status = JobStatus(options.status) if options.status else None
+    with _client(options) as client:
+        jobs = list(islice(client.jobs(status=status), max(0, options.limit)))
+    if options.json:
+        print("[" + ",\n".join(job.model_dump_json(indent=2, exclude_none=True) for job in jobs) + "]")
+        return OK
+    for job in jobs:
+        made = datetime.fromtimestamp(job.created_at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        left = "" if job.eta_s is None else f"{job.eta_s:.0f} s left"
+        about = [f"{job.status.value:<17}", f"{job.request.task.value:<13}", made, f"{left:<12}"]
+        print("  ".join([job.id, *about, " ".join(job.request.instruction.split())[:60]]).rstrip())
+    return OK
+
+
 def _show(options: argparse.Namespace) -> int:
     with _client(options) as client:
         print(client.get(options.job).model_dump_json(indent=2, exclude_none=True))
@@ -273,6 +323,44 @@ def _published(*, as_json: bool) -> int:
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     for row in (head, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return OK
+
+
+def _keys_file(options: argparse.Namespace) -> "KeysFile":
+    from clients.keys import KeysFile
+    from shared.contracts.keys import FILE_NAME
+
+    named = options.keys_file or os.environ.get("LLMGA_AUTH__KEYS_FILE")
+    return KeysFile(Path(named).expanduser() if named else _home(options) / FILE_NAME)
+
+
+def _create_key(options: argparse.Namespace) -> int:
+    file = _keys_file(options)
+    key, token = file.create(options.tenant, options.note)
+    print(f"key {key.id} of tenant {key.tenant} is in {file.path}; it is shown this once:", file=sys.stderr)
+    print(token)
+    return OK
+
+
+def _list_keys(options: argparse.Namespace) -> int:
+    from datetime import UTC, datetime
+
+    keys = _keys_file(options).read().keys
+    if options.json:
+        import json
+
+        print(json.dumps([key.model_dump(exclude={"sha256"}) for key in keys], indent=2, ensure_ascii=False))
+        return OK
+    for key in keys:
+        made = datetime.fromtimestamp(key.created, UTC).strftime("%Y-%m-%d")
+        state = "good" if key.revoked is None else "revoked"
+        print("  ".join([key.id, f"{key.tenant:<24}", made, f"{state:<7}", key.note]).rstrip())
+    return OK
+
+
+def _revoke_key(options: argparse.Namespace) -> int:
+    key = _keys_file(options).revoke(options.key)
+    print(f"key {key.id} of tenant {key.tenant} is revoked", file=sys.stderr)
     return OK
 
 

@@ -7,6 +7,7 @@ it got, so nothing is missed and nothing comes twice. Everything that is refused
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from types import TracebackType
@@ -17,26 +18,48 @@ from pydantic import ValidationError
 
 from clients.errors import ServerProblem, UnexpectedAnswer, Unreachable
 from clients.sse import messages
-from shared.contracts import TERMINAL, Event, GenerationRequest, Job, Problem, UploadedImage
+from shared.contracts import (
+    TERMINAL,
+    Event,
+    GenerationRequest,
+    Job,
+    JobList,
+    JobStatus,
+    Problem,
+    Task,
+    UploadedImage,
+)
 
+API_KEY_VARIABLE = "LLMGA_API_KEY"
 TIMEOUT_S = 30.0
 STREAM_SILENCE_S = 60.0  # the gateway sends a comment every 15 s; four missed ones are a dead connection
 PATIENCE_S = 60.0  # how long a follower keeps trying to reconnect without getting anything
 RECONNECT_S = 0.5  # first pause between attempts, doubled up to RECONNECT_MAX_S
 RECONNECT_MAX_S = 5.0
+JOBS_PER_PAGE = 100  # as many as the server gives at once
 BUSY_STATUSES = frozenset({429, 502, 503, 504})  # of a server, or a proxy before it, that will be back
 
 
 class Client:
     """A connection to one gateway."""
 
-    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        """Prepare to connect; `api_key` is that of `LLMGA_API_KEY` if none is given and one is set there."""
         self.url = url.rstrip("/")
         self._timeout_s = timeout_s
         self._patience_s = patience_s
         # A proxy of the environment is for other machines than this one.
         is_local = httpx.URL(self.url).host in ("127.0.0.1", "::1", "localhost")
-        self._http = httpx.Client(base_url=self.url, timeout=timeout_s, trust_env=not is_local)
+        key = api_key or os.environ.get(API_KEY_VARIABLE)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_s, trust_env=not is_local)
 
     def close(self) -> None:
         """Close the connections."""
@@ -63,6 +86,23 @@ class Client:
     def get(self, job_id: str) -> Job:
         """Return the job's record."""
         return self._job(self._request("GET", f"/v1/jobs/{job_id}"))
+
+    def jobs(
+        self, *, status: JobStatus | None = None, task: Task | None = None, per_page: int = JOBS_PER_PAGE
+    ) -> Iterator[Job]:
+        """Yield the jobs that the server keeps, the latest submission first, page by page as they are asked for."""
+        wanted: dict[str, str | int] = {"limit": per_page}
+        wanted |= {name: value.value for name, value in (("status", status), ("task", task)) if value is not None}
+        while True:
+            response = self._request("GET", "/v1/jobs", params=wanted)
+            try:
+                page = JobList.model_validate(self._json(response))
+            except ValidationError as error:
+                raise UnexpectedAnswer(self.url, response.status_code) from error
+            yield from page.data
+            if page.next is None:
+                return
+            wanted["after"] = page.next
 
     def cancel(self, job_id: str) -> Job:
         """Cancel the job; a job that has ended is returned as it is."""

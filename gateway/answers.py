@@ -18,6 +18,8 @@ class ModelCard(BaseModel):
 
     id: str = Field(description="The name to ask for.", examples=["llmga-tiny-sd15"])
     object: Literal["model"] = "model"
+    created: int = Field(default=0, description="Always 0: OpenAI's clients want a number, and nobody knows it.")
+    owned_by: Literal["llmga-serve"] = "llmga-serve"
     stage: Stage = Field(description="`prompt`: a language model; `render`: a diffusion model.")
     ready: bool = Field(description="Whether a worker takes jobs for it now; otherwise they wait for one that starts.")
     workers: int = Field(description="Live workers that serve it.")
@@ -38,6 +40,8 @@ class ModelCard(BaseModel):
     schedulers: list[Scheduler] = Field(default_factory=list)
     prompt_encodings: list[PromptEncoding] = Field(default_factory=list)
     max_prompt_tokens: dict[PromptEncoding, int] = Field(default_factory=dict)
+    adapters: list[str] = Field(default_factory=list, description="LoRA adapters that can be put into force.")
+    restores: bool | None = Field(default=None, description="Whether a network restores what is painted in part.")
 
     @classmethod
     def of(cls, offer: Offer, default_model: str | None) -> Self:
@@ -93,10 +97,13 @@ class Readiness(BaseModel):
     status: Literal["ready", "not_ready", "draining"]
     missing: list[Literal["queue", "prompt", "render"]] = Field(description="What is not there.")
     stages: dict[Stage, StageReadiness]
+    authentication: Literal["keys", "none"] | None = Field(
+        default=None, description="With `?verbose`: whether requests need an API key."
+    )
     workers: list[Announcement] | None = Field(default=None, description="With `?verbose`: what each worker says.")
 
     @classmethod
-    def of(cls, view: View, *, draining: bool, verbose: bool = False) -> Self:
+    def of(cls, view: View, *, draining: bool, verbose: bool = False, authentication: Literal["keys", "none"]) -> Self:
         """Return the verdict on a view of the queue."""
         announcements = view.offers.announcements if view.is_fresh else ()
         stages = {stage: _stage(stage, announcements) for stage in Stage}
@@ -106,7 +113,9 @@ class Readiness(BaseModel):
             status="draining" if draining else "not_ready" if missing else "ready",
             missing=missing,
             stages=stages,
-            workers=list(announcements) if verbose else None,
+            authentication=authentication if verbose else None,
+            # Where they listen is for the gateway alone.
+            workers=[worker.model_copy(update={"url": None}) for worker in announcements] if verbose else None,
         )
 
 

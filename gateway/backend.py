@@ -2,12 +2,14 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from starlette.requests import Request
 
+from gateway.callers import Caller, Callers, open_callers
 from gateway.drain import Drain
 from gateway.fleet import Fleet
+from gateway.openai.language_models import LanguageModels
 from gateway.pictures import Pictures
 from gateway.tasks import background
 from shared.artifacts import ArtifactStore, open_store
@@ -17,7 +19,8 @@ from shared.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """The queue, its events, its workers, and the pictures."""
+    """The queue, its events, its workers, the pictures, the way to the language models, and for whom: `caller` is
+    that of the request."""
 
     settings: Settings
     queue: JobQueue
@@ -26,6 +29,9 @@ class Backend:
     pictures: Pictures
     fleet: Fleet
     drain: Drain
+    language_models: LanguageModels
+    callers: Callers
+    caller: Caller = field(default_factory=Caller)
 
 
 @asynccontextmanager
@@ -35,7 +41,9 @@ async def open_backend(settings: Settings, drain: Drain) -> AsyncIterator[Backen
     Raises:
         QueueUnavailable: the server did not answer in time.
         UnfitServer: it could lose accepted jobs.
+        SettingsError: the file of API keys cannot be used.
     """
+    callers = open_callers(settings)
     redis = await connect(settings.redis)
     try:
         await check_server(redis, settings.redis)
@@ -44,16 +52,22 @@ async def open_backend(settings: Settings, drain: Drain) -> AsyncIterator[Backen
         artifacts = open_store(settings)
         fleet = Fleet(queue, artifacts)
         await fleet.look_again()
-        async with aclosing(follower), background(fleet.beat(), fleet.tend(), fleet.sweep()):
-            yield Backend(settings, queue, follower, artifacts, Pictures(artifacts), fleet, drain)
+        async with (
+            aclosing(follower),
+            aclosing(LanguageModels(settings.gateway.max_chats)) as language_models,
+            background(fleet.beat(), fleet.tend(), fleet.sweep(), callers.tend()),
+        ):
+            pictures = Pictures(artifacts)
+            yield Backend(settings, queue, follower, artifacts, pictures, fleet, drain, language_models, callers)
     finally:
         await redis.aclose()
 
 
 def backend_of(request: Request) -> Backend:
-    """Return the backend of the app that serves this request."""
+    """Return the backend of the app that serves this request, for the request's caller."""
     backend: Backend = request.app.state.backend
-    return backend
+    caller: Caller | None = request.scope.get("caller")  # probes have none
+    return backend if caller is None else replace(backend, caller=caller)
 
 
 def answering_backend_of(request: Request) -> Backend:

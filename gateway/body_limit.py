@@ -10,7 +10,7 @@ import asyncio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.problems import problem_response
+from gateway.problems import error_response
 from shared.errors import BodyTooLarge
 
 LINGER_BYTES = 8 * 1_048_576
@@ -61,7 +61,7 @@ class BodyLimit:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         error = BodyTooLarge(f"The body is larger than {self._max_bytes} bytes.")
-        response = problem_response(error, scope["request_id"])
+        response = error_response(error, scope)
         headers = [*response.raw_headers, (b"connection", b"close")]
         await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
         await send({"type": "http.response.body", "body": bytes(response.body), "more_body": True})

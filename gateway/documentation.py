@@ -7,9 +7,11 @@ what is written here is what they answer.
 from typing import Any
 
 from gateway import examples
+from gateway.listing import DEFAULT_LISTED, MAX_LISTED
 from gateway.problems import MEDIA_TYPE as PROBLEM
 from gateway.sse import MEDIA_TYPE as SSE
 from shared import errors
+from shared.contracts import JobStatus, Task
 
 JSON = "application/json"
 _IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
@@ -35,10 +37,16 @@ def _headers(**headers: str) -> dict[str, Any]:
     }
 
 
+_LIMIT_HEADERS = _headers(
+    RateLimit="What is left of your limits: `r` of each, all of it again after `t` seconds.",
+    RateLimit_Policy="Your limits, where there are any.",
+)
+
+
 def _problems(*refusals: type[errors.LLMGAError]) -> dict[int | str, dict[str, Any]]:
-    """Return one answer per status, with one example per code."""
+    """Return one answer per status, with one example per code; every call may be refused for want of a key."""
     answers: dict[int | str, dict[str, Any]] = {}
-    kinds: list[type[errors.LLMGAError]] = [*refusals, errors.InternalError]
+    kinds: list[type[errors.LLMGAError]] = [errors.Unauthenticated, *refusals, errors.InternalError]
     for kind in kinds:
         is_capacity = issubclass(kind, errors.CapacityError)
         answer = answers.setdefault(
@@ -49,6 +57,10 @@ def _problems(*refusals: type[errors.LLMGAError]) -> dict[int | str, dict[str, A
         answer["content"][PROBLEM]["examples"][kind.code] = {"value": _example(kind)}
         if is_capacity:
             answer["headers"] = _headers(Retry_After="Seconds after which to try again.")
+        if issubclass(kind, errors.LimitExceeded):
+            answer["headers"] |= _LIMIT_HEADERS
+        if kind is errors.Unauthenticated:
+            answer["headers"] = _headers(WWW_Authenticate="`Bearer`: what to send.")
     return answers
 
 
@@ -79,6 +91,10 @@ _DETAILS = {
     "no_worker": "No worker of the stage `prompt` is there.",
     "not_found": "There is nothing of that id.",
     "queue_full": "1000 jobs are waiting; no more are taken now.",
+    "quota_exceeded": "The job costs more than the 2 cost units that you have left for today.",
+    "rate_limited": "Your requests come faster than you may send them.",
+    "too_many_jobs": "As many of your jobs are under way as you may have.",
+    "unauthenticated": "The request carries no API key.",
     "queue_unavailable": "The queue's server does not answer.",
 }
 
@@ -129,6 +145,9 @@ CREATE_GENERATION: dict[str, Any] = {
             errors.InvalidImage,
             errors.ModelNotServed,
             errors.IdempotencyConflict,
+            errors.RateLimited,
+            errors.TooManyJobs,
+            errors.QuotaExceeded,
             errors.QueueFull,
             errors.NoWorker,
             errors.QueueUnavailable,
@@ -153,6 +172,40 @@ CREATE_GENERATION: dict[str, Any] = {
             _REQUEST_ID,
         ],
         "requestBody": _body("GenerationRequest", True, examples.REQUESTS),
+    },
+}
+
+
+def _parameter(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
+
+
+def _flag(name: str, description: str) -> dict[str, Any]:
+    return {**_parameter(name, description, {"type": "string"}), "allowEmptyValue": True}
+
+
+LIST_JOBS: dict[str, Any] = {
+    "operation_id": "list_jobs",
+    "responses": {
+        200: _json("A page of your jobs, the latest submission first.", "JobList", examples.JOBS),
+        **_problems(errors.InvalidRequest, errors.QueueUnavailable),
+    },
+    "openapi_extra": {
+        "parameters": [
+            _parameter("status", "Only jobs of this status.", {"type": "string", "enum": list(JobStatus)}),
+            _parameter("task", "Only jobs of this task.", {"type": "string", "enum": list(Task)}),
+            _parameter(
+                "limit",
+                "At most so many jobs.",
+                {"type": "integer", "minimum": 1, "maximum": MAX_LISTED, "default": DEFAULT_LISTED},
+            ),
+            _parameter(
+                "after",
+                "The `next` of a page, for the page that follows it.",
+                {"type": "string", "pattern": "^[0-9]{1,16}$"},
+            ),
+            _REQUEST_ID,
+        ]
     },
 }
 
@@ -185,13 +238,11 @@ GET_EVENTS: dict[str, Any] = {
                 {"type": "string", "pattern": "^[0-9]+-[0-9]+$"},
                 example="1767225600129-0",
             ),
-            {
-                "name": "after",
-                "in": "query",
-                "required": False,
-                "description": "As `Last-Event-ID`, for clients that cannot set headers; the header wins.",
-                "schema": {"type": "string", "pattern": "^[0-9]+-[0-9]+$"},
-            },
+            _parameter(
+                "after",
+                "As `Last-Event-ID`, for clients that cannot set headers; the header wins.",
+                {"type": "string", "pattern": "^[0-9]+-[0-9]+$"},
+            ),
             _REQUEST_ID,
         ]
     },
@@ -249,6 +300,8 @@ UPLOAD_IMAGE: dict[str, Any] = {
             errors.UnsupportedMediaType,
             errors.InvalidRequest,
             errors.InvalidImage,
+            errors.RateLimited,
+            errors.QueueUnavailable,
             errors.StoreUnavailable,
         ),
     },
@@ -295,16 +348,18 @@ LIST_MODELS: dict[str, Any] = {
     "openapi_extra": {
         "parameters": [
             _REQUEST_ID,
-            {
-                "name": "published",
-                "in": "query",
-                "required": False,
-                "allowEmptyValue": True,
-                "schema": {"type": "string"},
-                "description": "If present, the published LLMGA checkpoints are listed too, with what they take.",
-            },
+            _flag("published", "If present, the published LLMGA checkpoints are listed too, with what they take."),
         ]
     },
+}
+
+GET_MODEL: dict[str, Any] = {
+    "operation_id": "get_model",
+    "responses": {
+        200: _json("What is known of the model.", "ModelCard", examples.MODELS["data"][0]),
+        **_problems(errors.NotFound, errors.QueueUnavailable),
+    },
+    "openapi_extra": {"parameters": [_REQUEST_ID]},
 }
 
 LIVEZ: dict[str, Any] = {
@@ -326,16 +381,7 @@ def _readyz(operation_id: str) -> dict[str, Any]:
             503: _json("Something is missing.", "Readiness", examples.NOT_READY),
         },
         "openapi_extra": {
-            "parameters": [
-                {
-                    "name": "verbose",
-                    "in": "query",
-                    "required": False,
-                    "allowEmptyValue": True,
-                    "description": "Show what each worker says of itself.",
-                    "schema": {"type": "string"},
-                }
-            ]
+            "parameters": [_flag("verbose", "If present, what each worker says of itself is shown.")],
         },
     }
 

@@ -8,7 +8,7 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.problems import problem_response
+from gateway.problems import error_response
 from shared import metrics
 from shared.errors import InternalError
 from shared.logs import bind
@@ -63,7 +63,7 @@ class Edge:
                 _log.exception("unexpected exception")
                 if status == 0:
                     error = InternalError("Something unexpected happened while this request was served.")
-                    await problem_response(error, request_id)(scope, receive, send_with_headers)
+                    await error_response(error, scope)(scope, receive, send_with_headers)
                 # Otherwise the answer is cut off, and the server closes the connection.
             finally:
                 if status:

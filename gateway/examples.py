@@ -4,6 +4,7 @@ from typing import Any
 
 JOB_ID = "job_0f9c2ab47d1e4c55a1f0b3d2c4e5f607"
 IMAGE_ID = "img_3b5d5c3712955042212316173ccf37be80ac3f51"
+MASK_ID = "img_c1dfd96eea8cc2b62785275bca38ac261256e278"
 PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAAAXNSR0IArs4c6QAAAAxJ"
     "REFUeAFj+s/AAAADCQECFZY2rgAAAABJRU5ErkJggg=="
@@ -39,6 +40,14 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "similar": {
         "summary": "A picture like an uploaded one",
         "value": {"task": "similar", "image": IMAGE_ID, "instruction": "at night"},
+    },
+    "inpaint": {
+        "summary": "Paint the white part of a mask",
+        "value": {"task": "inpaint", "image": IMAGE_ID, "mask": MASK_ID, "instruction": "a red ball"},
+    },
+    "outpaint": {
+        "summary": "Extend a picture to both sides",
+        "value": {"task": "outpaint", "image": IMAGE_ID, "outpaint": {"left": 64, "right": 64}},
     },
     "prompt": {
         "summary": "A generation prompt only",
@@ -103,7 +112,8 @@ QUEUED_JOB: dict[str, Any] = {
     "updated_at": 1767225600.125,
     "request": _REQUEST,
     "images": [],
-    "queue": {"position": 2, "eta_s": 4.5},
+    "queue": {"position": 2},
+    "eta_s": 4.5,
     "timings": {},
     "links": {**_LINKS, "cancel": f"/v1/jobs/{JOB_ID}/cancel"},
 }
@@ -136,6 +146,7 @@ SUCCEEDED_JOB: dict[str, Any] = {
     },
     "links": _LINKS,
 }
+JOBS: dict[str, Any] = {"object": "list", "data": [QUEUED_JOB, SUCCEEDED_JOB], "next": "1767225600125000"}
 
 EVENTS: list[dict[str, Any]] = [
     {"id": "1767225600125-0", "type": "job.queued", "job_id": JOB_ID, "data": {"stage": "prompt"}},
@@ -151,6 +162,20 @@ EVENTS: list[dict[str, Any]] = [
         "type": "render.progress",
         "job_id": JOB_ID,
         "data": {"index": 0, "step": 7, "total_steps": 20},
+    },
+    {
+        "id": "1767225601433-0",
+        "type": "render.preview",
+        "job_id": JOB_ID,
+        "data": {
+            "index": 0,
+            "step": 7,
+            "total_steps": 20,
+            "media_type": "image/jpeg",
+            "width": 16,
+            "height": 16,
+            "data": "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAMCAgMC…",
+        },
     },
     {"id": "1767225602750-1", "type": "job.succeeded", "job_id": JOB_ID, "data": {"images": [_IMAGE]}},
 ]
@@ -182,7 +207,7 @@ MODELS: dict[str, Any] = {
             "ready": True,
             "workers": 1,
             "default": True,
-            "tasks": ["text_to_image", "similar", "prompt"],
+            "tasks": ["text_to_image", "similar", "inpaint", "outpaint", "prompt"],
             "kind": "qwen2",
             "source": "llmga-tiny",
             "parameters": 1483200,
@@ -198,7 +223,7 @@ MODELS: dict[str, Any] = {
             "ready": True,
             "workers": 2,
             "default": True,
-            "tasks": ["text_to_image", "similar"],
+            "tasks": ["text_to_image", "similar", "inpaint", "outpaint"],
             "kind": "sd15",
             "size": "128x128",
             "max_side_px": 256,
@@ -208,6 +233,8 @@ MODELS: dict[str, Any] = {
             "schedulers": ["ddim", "euler", "unipc"],
             "prompt_encodings": ["llmga", "stock"],
             "max_prompt_tokens": {"llmga": 225, "stock": 75},
+            "adapters": ["watercolor"],
+            "restores": True,
         },
     ],
 }

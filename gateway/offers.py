@@ -39,6 +39,8 @@ class RenderModel:
     scheduler: Scheduler
     schedulers: tuple[Scheduler, ...]
     prompt_encodings: tuple[PromptEncoding, ...]
+    adapters: tuple[str, ...]
+    restores: bool
     max_prompt_tokens: Mapping[PromptEncoding, int]
 
 
@@ -74,6 +76,11 @@ class Offers:
             staffed=frozenset(announcement.stage for announcement in staying),
         )
 
+    def model_for(self, task: Task) -> RenderModel | None:
+        """Return the model for a request that names none: one made for the task alone, or else the default one."""
+        able = [model for model in self.render_models.values() if task in model.tasks]
+        return min(able, key=lambda model: (len(model.tasks), model.name != self.default_model), default=None)
+
 
 def _offers(announcements: Sequence[Announcement]) -> Iterable[Offer]:
     found: dict[tuple[Stage, str], list[tuple[ServedModel, bool]]] = defaultdict(list)
@@ -102,6 +109,8 @@ def _strictest(models: Sequence[ServedModel]) -> ServedModel:
             "prompt_encodings": [
                 item for item in first.prompt_encodings if all(item in model.prompt_encodings for model in models)
             ],
+            "adapters": [item for item in first.adapters if all(item in model.adapters for model in models)],
+            "restores": None if first.restores is None else all(model.restores for model in models),
             "max_prompt_tokens": {
                 item: min(counts[item] for counts in tokens)
                 for item in first.max_prompt_tokens
@@ -137,5 +146,7 @@ def _render_model(model: ServedModel) -> RenderModel | None:
         scheduler=model.scheduler,
         schedulers=tuple(schedulers),
         prompt_encodings=tuple(model.prompt_encodings),
+        adapters=tuple(model.adapters),
+        restores=bool(model.restores),
         max_prompt_tokens={item: min(count, MAX_PROMPT_TOKENS) for item, count in model.max_prompt_tokens.items()},
     )

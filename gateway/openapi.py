@@ -14,19 +14,44 @@ from pydantic.json_schema import models_json_schema
 
 from gateway.answers import ModelList, Readiness
 from gateway.approval import Approval
+from gateway.authentication import OPEN_PATHS
+from gateway.openai.chat_shapes import ChatBody, ChatCompletion
+from gateway.openai.image_answers import CompletedEvent, ImagesAnswer, PartialImageEvent
+from gateway.openai.image_requests import ImageBody, VariationOptions
 from gateway.routes.images import Upload
-from shared.contracts import Event, GenerationRequest, Job, Problem, UploadedImage
+from shared.contracts import Event, GenerationRequest, Job, JobList, OpenAIErrorEnvelope, Problem, UploadedImage
 
 _DESCRIPTION = """\
 Pictures from words: a multimodal language model writes the generation prompt, a diffusion model renders it.
 
-Submit with `POST /v1/generations`; follow with `GET /v1/jobs/{id}/events`; fetch with `GET /v1/images/{id}`.
+Submit with `POST /v1/generations`; follow with `GET /v1/jobs/{id}/events`; fetch with `GET /v1/images/{id}`;
+find what you submitted with `GET /v1/jobs`.
 Pictures that requests are about come with them, or are uploaded before with `POST /v1/images`.
-Every error is an `application/problem+json` (RFC 9457) with a stable `code` and a `next_step`; a path that is not
+What OpenAI's clients call answers in their shapes, errors too. Every other
+error is an `application/problem+json` (RFC 9457) with a stable `code` and a `next_step`; a path that is not
 listed answers 404 `not_found`, a method that is not listed 405 `method_not_allowed`.
 Every answer carries `X-Request-Id`.
 """
-_MODELS = (GenerationRequest, Job, Event, Problem, Approval, Upload, UploadedImage, ModelList, Readiness)
+_MODELS = (GenerationRequest, Job, JobList, Event, Problem, Approval, Upload, UploadedImage, ModelList, Readiness)
+_OPENAI_MODELS = (
+    ImageBody,
+    VariationOptions,
+    ImagesAnswer,
+    PartialImageEvent,
+    CompletedEvent,
+    ChatBody,
+    ChatCompletion,
+    OpenAIErrorEnvelope,
+)
+
+_SECURITY = {
+    "api_key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, `llmga_…`, as the operator makes it with `llmga keys create`. A server that is "
+        "started with `LLMGA_AUTH__MODE=none` asks for none.",
+    }
+}
 
 
 def install(app: FastAPI) -> None:
@@ -47,9 +72,13 @@ def _describe(app: FastAPI) -> dict[str, Any]:
         for operation in path.values():
             _take_out_validation_error(operation)
     _, definitions = models_json_schema(
-        [(model, "validation") for model in _MODELS], ref_template="#/components/schemas/{model}"
+        [(model, "validation") for model in (*_MODELS, *_OPENAI_MODELS)], ref_template="#/components/schemas/{model}"
     )
-    schema["components"] = {"schemas": dict(sorted(definitions["$defs"].items()))}
+    schema["components"] = {"schemas": dict(sorted(definitions["$defs"].items())), "securitySchemes": _SECURITY}
+    schema["security"] = [{name: []} for name in _SECURITY]
+    for path in OPEN_PATHS & schema["paths"].keys():
+        for operation in schema["paths"][path].values():
+            operation["security"] = []
     return schema
 
 

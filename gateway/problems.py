@@ -1,4 +1,7 @@
-"""Errors as clients see them: RFC 9457 problems, in our words only.
+"""Errors as clients see them, in our words only: RFC 9457 problems, or the envelope of OpenAI's API.
+
+Which of the two a path speaks is decided here, from the path alone, so that it holds for what is refused before any
+route is found.
 
 Whatever a library raises is translated or hidden: the framework's HTTP errors become our error classes, and an
 unexpected exception is logged and answered as `internal_error` with the request's id. What pydantic finds is
@@ -11,7 +14,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Scope
 
+from shared.contracts import OpenAIErrorEnvelope, Problem, openai_error, openai_status
 from shared.errors import (
     CapacityError,
     InternalError,
@@ -24,23 +29,34 @@ from shared.errors import (
 from shared.validation import field_problems
 
 MEDIA_TYPE = "application/problem+json"
+OPENAI_PATHS = frozenset(
+    {"/v1/images/generations", "/v1/images/edits", "/v1/images/variations", "/v1/chat/completions"}
+)
+_SHARED_PATH = "/v1/models"  # in both APIs, with what lies below it: problems that hold the envelope's `error`, too
 
 _log = logging.getLogger("llmga.gateway")
 
 
-def problem_response(error: LLMGAError, request_id: str) -> Response:
-    """Return the error as an HTTP answer."""
-    problem = error.to_problem(instance=f"urn:llmga:request:{request_id}")
+def error_response(error: LLMGAError, scope: Scope) -> Response:
+    """Return the error as an HTTP answer in the envelope of the request's path."""
+    problem = error.to_problem()
+    return problem_response(problem, scope, error.retry_after_s if isinstance(error, CapacityError) else None)
+
+
+def problem_response(problem: Problem, scope: Scope, retry_after_s: int | None = None) -> Response:
+    """Return a problem, the request's own or that of its job, as an HTTP answer in the envelope of the path."""
+    path = scope["path"]
     headers = {"Cache-Control": "no-store"}
-    if isinstance(error, CapacityError):
-        headers["Retry-After"] = str(error.retry_after_s)
-    return Response(problem.model_dump_json(exclude_none=True), error.status, headers, media_type=MEDIA_TYPE)
-
-
-def request_id_of(request: Request) -> str:
-    """Return the id that the edge gave to this request."""
-    request_id: str = request.scope["request_id"]
-    return request_id
+    if retry_after_s is not None:
+        headers["Retry-After"] = str(retry_after_s)
+    if path in OPENAI_PATHS:
+        body = OpenAIErrorEnvelope.of(problem).model_dump_json()
+        return Response(body, openai_status(problem), headers, media_type="application/json")
+    update: dict[str, object] = {"instance": f"urn:llmga:request:{scope['request_id']}"}
+    if path == _SHARED_PATH or path.startswith(f"{_SHARED_PATH}/"):
+        update["error"] = openai_error(problem)
+    problem = problem.model_copy(update=update)
+    return Response(problem.model_dump_json(exclude_none=True), problem.status, headers, media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
@@ -50,18 +66,18 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, LLMGAError)
         if error.status >= 500 and not isinstance(error, CapacityError):
             _log.error("request failed", exc_info=error)
-        return problem_response(error, request_id_of(request))
+        return error_response(error, request.scope)
 
     async def framework(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        response = problem_response(_from_http(error), request_id_of(request))
+        response = error_response(_from_http(error), request.scope)
         response.headers.update(error.headers or {})
         return response
 
     async def parameters(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         found = InvalidRequest("The request's parameters are not valid.", errors=field_problems(error.errors(), None))
-        return problem_response(found, request_id_of(request))
+        return error_response(found, request.scope)
 
     app.add_exception_handler(LLMGAError, ours)
     app.add_exception_handler(HTTPException, framework)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.offers import Offers, RenderModel
-from shared.contracts import FieldProblem, GenerationPrompt, GenerationRequest, PromptMode, Stage, Task
+from shared.contracts import FieldProblem, GenerationPrompt, GenerationRequest, PromptMode, Restore, Stage, Task
 from shared.contracts.generation import parse_size
 from shared.errors import InvalidRequest, ModelNotServed, NoWorker
 
@@ -41,7 +41,7 @@ def resolve(request: GenerationRequest, offers: Offers, *, seed: int) -> Resolve
     if request.task is not Task.PROMPT:
         model = _choose(request, offers)
         filled |= _fill(request, model)
-        batch_key = f"{model.name}/{filled['size']}"
+        batch_key = model.name  # what a worker can join: the renderer batches every size, seed and scheduler
     elif request.max_prompt_tokens is None:
         filled["max_prompt_tokens"] = _likely_room(request, offers)
     return Resolved(
@@ -62,10 +62,15 @@ def _no_worker(stage: Stage) -> NoWorker:
 
 
 def _choose(request: GenerationRequest, offers: Offers) -> RenderModel:
-    name = request.model or offers.default_model
-    if name is None:  # workers are there, but none has said yet what it serves
+    if not offers.render_models:  # workers are there, but none has said yet what it serves
         raise _no_worker(Stage.RENDER)
-    model = offers.render_models.get(name)
+    if request.model is None:
+        model = offers.model_for(request.task)
+        if model is None:
+            done = {task for other in offers.render_models.values() for task in other.tasks}
+            raise _task_not_offered("The diffusion models", [task for task in Task if task in done])
+        return model
+    model = offers.render_models.get(request.model)
     if model is None:
         raise ModelNotServed("No worker serves the model of that name.", served_models=list(offers.render_models))
     return model
@@ -102,6 +107,12 @@ def _fill(request: GenerationRequest, model: RenderModel) -> dict[str, Any]:
     if model.prompt_encodings and encoding not in model.prompt_encodings:
         message = f"`{model.name}` offers {', '.join(model.prompt_encodings)}"
         problems.append(FieldProblem(field="prompt_encoding", code="not_offered", message=message))
+    if any(adapter.name not in model.adapters for adapter in request.adapters):
+        message = f"`{model.name}` offers {', '.join(model.adapters) or 'none'}"
+        problems.append(FieldProblem(field="adapters", code="not_offered", message=message))
+    if request.restore is Restore.ON and not model.restores:
+        message = f"no restoration network is there for every worker of `{model.name}`; use auto"
+        problems.append(FieldProblem(field="restore", code="not_offered", message=message))
     room = model.max_prompt_tokens.get(encoding)
     if room is not None and (request.max_prompt_tokens or 0) > room:
         message = f"`{model.name}` takes at most {room} tokens in the encoding `{encoding}`"
@@ -111,6 +122,7 @@ def _fill(request: GenerationRequest, model: RenderModel) -> dict[str, Any]:
     return {
         "model": model.name,
         "size": size,
+        "strength": 1.0 if request.strength is None and request.task is Task.INPAINT else request.strength,
         "num_inference_steps": request.num_inference_steps or model.num_inference_steps,
         "guidance_scale": model.guidance_scale if request.guidance_scale is None else request.guidance_scale,
         "scheduler": scheduler,

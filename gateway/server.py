@@ -121,7 +121,8 @@ class GatewayServer(uvicorn.Server):
         return self.backend.fleet.is_alive
 
     def _is_ready(self) -> tuple[bool, dict[str, object]]:
-        readiness = Readiness.of(self.backend.fleet.view, draining=self._drain.begun, verbose=True)
+        view, mode = self.backend.fleet.view, self._settings.auth.mode
+        readiness = Readiness.of(view, draining=self._drain.begun, verbose=True, authentication=mode)
         return readiness.status == "ready", readiness.model_dump(mode="json", exclude_none=True, exclude={"status"})
 
     @contextmanager

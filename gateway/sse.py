@@ -43,7 +43,8 @@ async def stream_of(follower: EventFollower, job_id: str, *, after: str, ping_s:
 class EventStream(Response):
     """A response that lasts as long as its stream and its client.
 
-    A slow reader holds the stream back (one page of events in memory); nobody else waits for it.
+    A slow reader holds the stream back (one page of events in memory); nobody else waits for it. `farewell` is what a
+    client gets that cannot take its stream up again, when this process drains.
     """
 
     media_type = MEDIA_TYPE
@@ -56,6 +57,7 @@ class EventStream(Response):
         *,
         headers: Mapping[str, str] | None = None,
         on_disconnect: Callable[[], Awaitable[None]] | None = None,
+        farewell: bytes = b"",
     ) -> None:
         # Nginx and its like buffer answers unless they are told not to.
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(headers or {})})
@@ -63,6 +65,7 @@ class EventStream(Response):
         self._stream = stream
         self._drain = drain
         self._on_disconnect = on_disconnect
+        self._farewell = farewell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream until it ends, the client leaves, or this process drains."""
@@ -79,4 +82,5 @@ class EventStream(Response):
             if self._on_disconnect is not None:
                 await self._on_disconnect()
             return
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        last = self._farewell if ending is Ending.DRAINED else b""
+        await send({"type": "http.response.body", "body": last, "more_body": False})

@@ -2,19 +2,24 @@
 
 LLMGAError
 ├── RequestError (4xx: the request is at fault; never counts against a worker or an attempt)
-│   ├── MalformedJSON, UnsupportedMediaType, BodyTooLarge, InvalidRequest, InvalidImage
+│   ├── Unauthenticated
+│   ├── MalformedJSON, MalformedMultipart, UnsupportedMediaType, BodyTooLarge, InvalidRequest, InvalidImage
 │   ├── NotFound, Gone, MethodNotAllowed
 │   ├── IdempotencyConflict, NotAwaitingApproval
 │   └── ModelNotServed
 ├── CapacityError (429/503 with `retry_after_s`: try again later)
+│   ├── LimitExceeded (429: a limit of this caller, not of the system)
+│   │   └── RateLimited, TooManyJobs, QuotaExceeded
 │   ├── QueueFull
 │   ├── QueueUnavailable
 │   ├── StoreUnavailable
-│   └── NoWorker
+│   ├── NoWorker
+│   └── Draining
 ├── JobError (why a job ended as failed)
 │   ├── AttemptsExhausted, DeadlineExceeded
 │   ├── PromptEmpty, PromptTooLong
-│   └── RenderFailed, OutOfMemory
+│   └── RenderFailed, OutOfMemory, ModelUnavailable
+├── TimedOut (504: it took longer than the call may wait)
 └── InternalError (500)
 
 A library's own text never becomes `detail`: whoever catches a library's exception writes the sentence.
@@ -23,6 +28,7 @@ A library's own text never becomes `detail`: whoever catches a library's excepti
 from typing import ClassVar
 
 from shared.contracts import FieldProblem, Problem
+from shared.contracts.limits import UNBOUNDED, Standing
 
 
 class LLMGAError(Exception):
@@ -66,6 +72,15 @@ class RequestError(LLMGAError):
     next_step = "Correct the request and send it again."
 
 
+class Unauthenticated(RequestError):
+    """The caller did not say who it is, or not with a key that is good."""
+
+    code = "unauthenticated"
+    status = 401
+    title = "Not authenticated"
+    next_step = "Send `Authorization: Bearer` and an API key; the operator makes one with `llmga keys create`."
+
+
 class InvalidRequest(RequestError):
     """A field is missing, unknown, of the wrong type or out of bounds; `errors` names each."""
 
@@ -79,6 +94,15 @@ class MalformedJSON(RequestError):
     status = 400
     title = "Malformed JSON"
     next_step = "Send a JSON object, encoded as UTF-8."
+
+
+class MalformedMultipart(RequestError):
+    """The body is no `multipart/form-data`, or one with too much in it."""
+
+    code = "malformed_multipart"
+    status = 400
+    title = "Malformed form"
+    next_step = "Send the pictures and fields as a form (RFC 7578), each field once."
 
 
 class UnsupportedMediaType(RequestError):
@@ -175,6 +199,40 @@ class CapacityError(LLMGAError):
         self.retry_after_s = retry_after_s
 
 
+class LimitExceeded(CapacityError):
+    """A limit of the caller is reached; `standing` says what is left of each."""
+
+    status = 429
+
+    def __init__(self, detail: str, *, retry_after_s: int, standing: Standing = UNBOUNDED) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s)
+        self.standing = standing
+
+
+class RateLimited(LimitExceeded):
+    """Requests came faster than the caller may send them."""
+
+    code = "rate_limited"
+    title = "Too many requests"
+    next_step = "Wait for the seconds in `Retry-After`; `RateLimit` says what is left before it comes to this."
+
+
+class TooManyJobs(LimitExceeded):
+    """As many of the caller's jobs are under way as it may have."""
+
+    code = "too_many_jobs"
+    title = "Too many jobs"
+    next_step = "Wait until one of your jobs has ended, or cancel one, then send the request again."
+
+
+class QuotaExceeded(LimitExceeded):
+    """The caller's cost units of this day do not cover the job."""
+
+    code = "quota_exceeded"
+    title = "Daily quota used up"
+    next_step = "Ask for less (fewer pictures or steps, a smaller size), or wait for the seconds in `Retry-After`."
+
+
 class QueueFull(CapacityError):
     """The queue is at its bound."""
 
@@ -209,6 +267,24 @@ class NoWorker(CapacityError):
     status = 503
     title = "No worker"
     next_step = "Wait for the seconds in `Retry-After`; `/readyz` says what is missing."
+
+
+class Draining(CapacityError):
+    """This process is about to end; another one goes on."""
+
+    code = "draining"
+    status = 503
+    title = "Restarting"
+    next_step = "Send the request again after the seconds in `Retry-After`."
+
+
+class TimedOut(LLMGAError):
+    """The answer was not there when the call's time was over."""
+
+    code = "timed_out"
+    status = 504
+    title = "Timed out"
+    next_step = "Ask for less, or submit to `/v1/generations` and follow the job."
 
 
 class JobError(LLMGAError):
@@ -266,3 +342,11 @@ class OutOfMemory(JobError):
     code = "out_of_memory"
     title = "Out of memory"
     next_step = "Ask for a smaller size or fewer pictures."
+
+
+class ModelUnavailable(JobError):
+    """The worker has the model's name in its settings, and could not load it."""
+
+    code = "model_unavailable"
+    title = "Model unavailable"
+    next_step = "Choose another model; tell the operator, whose log says what is wrong with this one."

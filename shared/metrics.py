@@ -38,6 +38,9 @@ HTTP_SECONDS = Histogram(
 )
 SSE_FOLLOWERS = Gauge("llmga_sse_followers", "Event streams that are open now.", registry=REGISTRY)
 
+LIMITED_REQUESTS = Counter(
+    "llmga_limited_requests_total", "Requests refused by a limit of their tenant.", ["limit"], registry=REGISTRY
+)
 JOBS_SUBMITTED = Counter(
     "llmga_submitted_jobs_total", "Jobs accepted into the queue.", ["task", "lane"], registry=REGISTRY
 )
@@ -108,7 +111,39 @@ UNET_SECONDS = Histogram(
 DIFFUSION_STEPS = Counter(
     "llmga_diffusion_steps_total", "Denoising steps done, counted per picture.", ["model"], registry=REGISTRY
 )
+MODEL_LOAD_SECONDS = Histogram(
+    "llmga_model_load_duration_seconds",
+    "Seconds to load a checkpoint and to measure what it can do here.",
+    ["model"],
+    buckets=(0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300),
+    registry=REGISTRY,
+)
+LOADED_MODEL_BYTES = Gauge(
+    "llmga_loaded_model_bytes",
+    "Memory that a checkpoint's weights take now; 0 when it is not loaded.",
+    ["model"],
+    registry=REGISTRY,
+)
+PREVIEWS = Counter("llmga_previews_total", "Previews of pictures under way that were sent.", registry=REGISTRY)
+RECOMPILES = Counter(
+    "llmga_diffusion_recompiles_total",
+    "Graphs of a UNet that were compiled after the warm-up; 0 is what should be.",
+    registry=REGISTRY,
+)
 IMAGES = Counter("llmga_finished_images_total", "Pictures finished.", ["model", "format"], registry=REGISTRY)
+SEAM_SCORE_LEVELS = Histogram(
+    "llmga_seam_score_levels",
+    "Steps across the border of what was painted, in finished pictures, of 255 levels; by how it was finished.",
+    ["restoration"],
+    buckets=(0.5, 1, 2, 5, 10, 15, 20, 30, 50, 100),
+    registry=REGISTRY,
+)
+RESTORE_SECONDS = Histogram(
+    "llmga_restore_duration_seconds",
+    "Seconds per pass of the restoration network over one picture.",
+    buckets=_STAGE_BUCKETS_S,
+    registry=REGISTRY,
+)
 ENCODE_SECONDS = Histogram(
     "llmga_encode_duration_seconds",
     "Seconds to compress one picture as a file.",

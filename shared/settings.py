@@ -27,9 +27,14 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from shared.contracts.keys import FILE_NAME
+from shared.contracts.limits import Limits
+
 PREFIX = "LLMGA_"
 DELIMITER = "__"
+CLIENT_VARIABLES = frozenset({"LLMGA_API_KEY"})  # of the command line: in the same shells, and nothing to services
 _CONTRADICTION = "contradiction"
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # names are labels of metrics, too
 
 
@@ -55,6 +60,17 @@ def _models(models: dict[str, str]) -> dict[str, str]:
         if not folder:
             raise ValueError(f"{name!r} has no folder")
     return models
+
+
+def _origins(text: str) -> str:
+    for origin in _split(text):
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin!r} is no origin: scheme and host, and a port if there is one")
+    return text
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 class _Group(BaseModel):
@@ -121,6 +137,15 @@ class GatewaySettings(_Group):
     host: str = Field(default="127.0.0.1", min_length=1, description="Address that the server listens on.")
     port: int = Field(default=8080, ge=1, le=65_535, description="Port of the API.")
     metrics_port: int = Field(default=9101, ge=0, le=65_535, description="Port of the metrics; 0 turns it off.")
+    max_chats: int = Field(
+        default=64, ge=1, le=4_096, description="Chats that one gateway passes on at once; what is above gets 429."
+    )
+    public_url: str = Field(
+        default="",
+        pattern=r"^(https?://[^\s/?#]+(/[^\s?#]*)?)?$",
+        description="URL under which clients reach the API, for the addresses of pictures in OpenAI's answers; empty: "
+        "as each request says.",
+    )
     max_body_bytes: int = Field(
         default=25_165_824,  # a picture of 16 MiB in base64, and the words
         ge=1_024,
@@ -130,6 +155,26 @@ class GatewaySettings(_Group):
     max_wait_s: float = Field(default=300.0, gt=0, le=3_600, allow_inf_nan=False, description="Longest `Prefer: wait`.")
     sse_ping_s: float = Field(
         default=15.0, gt=0, le=300, allow_inf_nan=False, description="Comment sent on an idle event stream."
+    )
+    cors_origins: Annotated[str, AfterValidator(_origins)] = Field(
+        default="",
+        description="Origins of the web pages that may call the API, separated by commas (`*`: any); empty: none.",
+    )
+
+    @property
+    def allowed_origins(self) -> frozenset[str]:
+        """The origins of `cors_origins`."""
+        return frozenset(_split(self.cors_origins))
+
+
+class AuthSettings(_Group):
+    """Who may use the gateway."""
+
+    mode: Literal["keys", "none"] = Field(
+        default="keys", description="Whether requests need an API key. `none`: anyone may do anything, without limits."
+    )
+    keys_file: str = Field(
+        default="", description=f"File of the API keys, made by `llmga keys create`; empty means `<home>/{FILE_NAME}`."
     )
 
 
@@ -143,6 +188,12 @@ class MLLMSettings(_Group):
     )
     host: str = Field(default="127.0.0.1", min_length=1, description="Address that vLLM listens on.")
     port: int = Field(default=8001, ge=1, le=65_535, description="Port of vLLM; internal, never to be published.")
+    url: str = Field(
+        default="",
+        pattern=r"^(https?://[^\s/?#]+)?$",
+        description="URL under which gateways reach that port, for chats; empty: the host, or where that is every "
+        "address of the machine, the machine's name.",
+    )
     metrics_port: int = Field(default=9102, ge=0, le=65_535, description="Port of health and metrics; 0 turns it off.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto", description="Number format of the weights; `auto` follows the device."
@@ -184,6 +235,14 @@ class MLLMSettings(_Group):
         default="trained", description="The system prompt of training, or that of the released command line."
     )
 
+    @property
+    def reachable_url(self) -> str:
+        """The URL under which gateways reach this server."""
+        if self.url:
+            return self.url
+        host = socket.gethostname() if self.host in {"0.0.0.0", "::"} else self.host
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
 
 class DiffusionSettings(_Group):
     """The diffusion service."""
@@ -192,10 +251,50 @@ class DiffusionSettings(_Group):
         default_factory=dict,
         description='JSON object, name to folder in diffusers layout: `{"sd15": "/models/sd15"}`.',
     )
+    adapters: Annotated[dict[str, str], AfterValidator(_models)] = Field(
+        default_factory=dict,
+        description="JSON object, name to LoRA adapter (safetensors file, or folder with one): "
+        '`{"watercolor": "/models/watercolor.safetensors"}`. Each is loaded with the models that it fits.',
+    )
     default_model: str = Field(default="", description="Model for requests that name none; empty: the first.")
     metrics_port: int = Field(default=9103, ge=0, le=65_535, description="Port of health and metrics; 0 turns it off.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto", description="Number format of the weights; `auto` follows the device."
+    )
+    taesd: dict[Literal["sd15", "sdxl"], str] = Field(
+        default_factory=dict,
+        description="JSON object, kind of checkpoint to folder of its tiny autoencoder (TAESD, diffusers layout), "
+        'which then draws the previews: `{"sd15": "/models/taesd"}`. Without one, they are one pixel per latent.',
+    )
+    restoration: str = Field(
+        default="",
+        description="Folder of a restoration network (`config.json` and `model.safetensors`), which takes the seams "
+        "from what is painted in part; empty: it is blended in.",
+    )
+    memory_gb: float | None = Field(
+        default=None,
+        gt=0,
+        le=4_096,
+        allow_inf_nan=False,
+        description="GiB that the weights of loaded models may take; the least recently used makes room for the next. "
+        "Unset: 60 % of the GPU's memory, on a CPU half of the machine's.",
+    )
+    attention: Literal["auto", "sdpa", "xformers"] = Field(
+        default="auto",
+        description="Kernels of attention; `auto`: those of xformers where they load, else PyTorch's (`sdpa`).",
+    )
+    offload: Literal["none", "encoders", "model"] = Field(
+        default="none",
+        description="What waits in the machine's memory until it is called. `encoders`: text encoders and autoencoder; "
+        "`model`: the UNet, too, while one of those is at work. Without effect on a CPU.",
+    )
+    quantization: Literal["none", "bitsandbytes-8bit", "bitsandbytes-4bit"] = Field(
+        default="none", description="Weights of UNet and text encoders in fewer bits."
+    )
+    compile: Literal["off", "on"] = Field(
+        default="off",
+        description="Compile the UNet for the model's own size, once per bucket and text length: minutes at start, "
+        "faster steps. Other sizes, and pictures with adapters, are made without.",
     )
     max_rows: int = Field(default=16, ge=4, le=256, description="Most UNet rows per call; a guided picture takes two.")
     max_jobs: int = Field(default=16, ge=1, le=256, description="Jobs held at once.")
@@ -231,9 +330,16 @@ class Settings(BaseSettings):
     queue: QueueSettings = Field(default_factory=QueueSettings)
     artifacts: ArtifactSettings = Field(default_factory=ArtifactSettings)
     gateway: GatewaySettings = Field(default_factory=GatewaySettings)
+    auth: AuthSettings = Field(default_factory=AuthSettings)
+    limits: Limits = Field(default_factory=Limits)
     mllm: MLLMSettings = Field(default_factory=MLLMSettings)
     diffusion: DiffusionSettings = Field(default_factory=DiffusionSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+
+    @property
+    def keys_path(self) -> Path:
+        """The file of the API keys."""
+        return Path(self.auth.keys_file).expanduser() if self.auth.keys_file else self.home / FILE_NAME
 
     @classmethod
     def settings_customise_sources(
@@ -262,7 +368,7 @@ class Settings(BaseSettings):
         for name, value in sorted(environ.items()):
             if name in known:
                 ours[name] = value
-            elif name.upper().startswith(PREFIX):
+            elif name.upper().startswith(PREFIX) and name.upper() not in CLIENT_VARIABLES:
                 near = difflib.get_close_matches(name.upper(), known, n=1)
                 problems.append(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
         for name in [name for name in ours if get_origin(known[name].annotation) is dict]:
@@ -323,6 +429,16 @@ class Settings(BaseSettings):
             yield (
                 "LLMGA_MLLM__MAX_TOKENS must be smaller than LLMGA_MLLM__MAX_MODEL_LEN: "
                 "the context holds the instruction too"
+            )
+        if diffusion.quantization != "none" and diffusion.offload != "none":
+            yield (
+                "LLMGA_DIFFUSION__OFFLOAD must be none with LLMGA_DIFFUSION__QUANTIZATION: "
+                "weights in fewer bits stay on their device"
+            )
+        if diffusion.compile == "on" and (diffusion.quantization != "none" or diffusion.offload == "model"):
+            yield (
+                "LLMGA_DIFFUSION__COMPILE must be off with LLMGA_DIFFUSION__QUANTIZATION, and with "
+                "LLMGA_DIFFUSION__OFFLOAD=model: such a UNet cannot be compiled as a whole"
             )
         if diffusion.default_model and diffusion.default_model not in diffusion.models:
             yield "LLMGA_DIFFUSION__DEFAULT_MODEL must be a name in LLMGA_DIFFUSION__MODELS"

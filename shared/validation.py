@@ -38,6 +38,7 @@ _BOUNDS = {
 # Our own validators raise ValueError with a sentence of ours; the field tells which rule it was.
 _VALIDATOR_CODES = {
     "size": "not_a_size",
+    "after": "not_a_cursor",
     **dict.fromkeys(("instruction", "negative_prompt", "prompt", "question", "answer"), "not_text"),
     "": "contradiction",
 }

@@ -20,7 +20,7 @@ START_S = 60.0  # for a server on a machine that is busy with other things
 # Keys that belong to a queue rather than to a job: bounded in number, so they need no end. See
 # lua/prelude.lua.
 PERMANENT = re.compile(
-    r"counters|leases|deadlines|queue:(prompt|render):(interactive|batch)(:(ring|keys|(tenant|key):.+))?"
+    r"counters|leases|running:(prompt|render)|deadlines|queue:(prompt|render):(interactive|batch)(:(ring|keys|(tenant|key):.+))?|active:.+"
 )
 
 
@@ -119,7 +119,8 @@ def keys_of(client: redis.Redis, namespace: str) -> Iterator[str]:
 def leaked_keys(client: redis.Redis, namespace: str) -> list[str]:
     """Return the keys that will never go away although nothing needs them.
 
-    A key may stay when it is one of the queue's own, or when it belongs to a job that has not ended.
+    A key may stay when it is one of the queue's own, or when it belongs to a job that has not ended, or to a tenant
+    that has such jobs.
     """
     base = f"{{{namespace}}}:"
     leaked = []
@@ -131,6 +132,8 @@ def leaked_keys(client: redis.Redis, namespace: str) -> list[str]:
             status = cast(str | None, client.hget(f"{base}job:{job_id}", "status"))
             if status in {"queued", "running", "awaiting_approval"}:
                 continue
+        if kind in {"jobs", "ended"} and client.exists(f"{base}active:{job_id}"):
+            continue
         leaked.append(key)
     return sorted(leaked)
 

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from clients.client import API_KEY_VARIABLE
 from clients.local import valkey
 from clients.local.errors import LaunchError
 from clients.local.models import NAME, Pair
@@ -21,6 +22,7 @@ from clients.local.service import Spec
 
 DEFAULT_PORT = 8080
 LOOPBACK = "127.0.0.1"
+LOOPBACK_HOSTS = frozenset({LOOPBACK, "::1", "localhost"})
 VALKEY_STOP_S = 15.0
 GATEWAY_STOP_S = 15.0
 WORKER_STOP_S = 40.0  # a job in hand may end; what does not is given back to the queue
@@ -41,6 +43,7 @@ class Plan:
 
     url: str
     redis_url: str
+    asks_for_keys: bool  # whether the gateway lets in only who holds an API key
     valkey: Spec | None  # None: the user has a server already
     gateway: Spec
     workers: Sequence[Spec]
@@ -52,8 +55,12 @@ class Plan:
 
 
 def own_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the `LLMGA_*` variables by upper-case name."""
-    return {name.upper(): value for name, value in environ.items() if name.upper().startswith("LLMGA_")}
+    """Return the settings among the variables by upper-case name; the client's API key is none of the services'."""
+    return {
+        name.upper(): value
+        for name, value in environ.items()
+        if name.upper().startswith("LLMGA_") and name.upper() != API_KEY_VARIABLE
+    }
 
 
 def make_plan(home: Path, pair: Pair, *, port: int | None, workers: int, environ: Mapping[str, str]) -> Plan:
@@ -83,6 +90,8 @@ def make_plan(home: Path, pair: Pair, *, port: int | None, workers: int, environ
         "LLMGA_MLLM__METRICS_PORT": str(next(free)),
         "LLMGA_LOG__FORMAT": "text",
     }
+    if host in LOOPBACK_HOSTS:  # whoever reaches it sits at this machine; elsewhere, keys are asked for
+        chosen["LLMGA_AUTH__MODE"] = "none"
     if pair.mllm is not None:
         chosen |= {"LLMGA_MLLM__MODEL": str(pair.mllm), "LLMGA_MLLM__NAME": NAME}
     if pair.sd15 is not None:
@@ -114,6 +123,7 @@ def make_plan(home: Path, pair: Pair, *, port: int | None, workers: int, environ
     return Plan(
         url=f"http://{reachable}:{public_port}",
         redis_url=settings["LLMGA_REDIS__URL"],
+        asks_for_keys=settings.get("LLMGA_AUTH__MODE") != "none",
         valkey=server,
         gateway=gateway,
         workers=[mllm, *diffusion],

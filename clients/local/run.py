@@ -83,6 +83,10 @@ def system(
         launcher = Launcher(home, plan, pair, say=display.say, show=display.show)
         display.say(f"home {home.path}, logs in {home.logs}")
         display.say(f"models: {pair.title}")
+        if plan.asks_for_keys:
+            display.say("requests need an API key: `llmga keys create NAME` makes one, LLMGA_API_KEY sends it")
+        else:
+            display.say("authentication is OFF: whoever reaches the gateway's address may use it")
         try:
             launcher.start(interruption.stop)
             launcher.watch(interruption.stop, until_ready=True)

@@ -8,10 +8,7 @@ In the last two the client is there for the answer, so its leaving cancels the j
 Key`: the key says that the client will ask again, and it must find its job then.
 """
 
-import logging
-import secrets
 from contextlib import suppress
-from dataclasses import replace
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -21,16 +18,11 @@ from gateway.backend import Backend, answering_backend_of
 from gateway.connection import Ending, while_connected
 from gateway.job_response import job_response, links
 from gateway.json_body import read_model
-from gateway.resolve import Resolved, resolve
+from gateway.submission import cancel, new_job_id, submit, understand_or_recall
 from shared.contracts import TERMINAL, GenerationRequest, JobStatus
-from shared.errors import ModelNotServed, NoWorker, QueueUnavailable
-from shared.jobs import DEFAULT_TENANT, Submitted
+from shared.errors import QueueUnavailable
+from shared.jobs import Submitted
 from shared.jobs.follower import START, Watch
-from shared.logs import bind
-
-SEEDS = 2**32  # short enough to be read out, and every library takes it
-
-_log = logging.getLogger("llmga.gateway")
 
 router = APIRouter(tags=["generations"])
 
@@ -42,22 +34,15 @@ async def create_generation(request: Request) -> Response:
     key = negotiation.idempotency_key(request.headers.get("idempotency-key"))
     accept = negotiation.best_media_type(request.headers.get("accept"), ("application/json", sse.MEDIA_TYPE))
     wait_s = negotiation.preferred_wait_s(request.headers.getlist("prefer"), backend.settings.gateway.max_wait_s)
-    resolved, body_hash = await _understand(request, backend)
-    job_id = f"job_{secrets.token_hex(16)}"
+    wanted, body_hash = await read_model(request, GenerationRequest)
+    resolved = await understand_or_recall(wanted, backend, body_hash=body_hash, idempotency_key=key)
+    del wanted  # a picture in it is let go of here
+    job_id = new_job_id()
 
-    async def submit() -> tuple[Submitted, dict[str, str]]:
-        with bind(job_id=job_id):
-            submitted = await backend.queue.submit(
-                resolved.request,
-                job_id=job_id,
-                stage=resolved.stage,
-                prompt=resolved.prompt,
-                batch_key=resolved.batch_key,
-                body_hash=body_hash,
-                idempotency_key=key,
-            )
-            if submitted.created:
-                _log.info("job accepted", extra={"instruction": resolved.request.instruction})
+    async def accepted() -> tuple[Submitted, dict[str, str]]:
+        submitted = resolved
+        if not isinstance(submitted, Submitted):
+            submitted = await submit(backend, submitted, job_id=job_id, body_hash=body_hash, idempotency_key=key)
         headers = {"Location": links(submitted.job.id)["self"]}
         if not submitted.created:
             headers["Idempotency-Replayed"] = "true"
@@ -65,12 +50,12 @@ async def create_generation(request: Request) -> Response:
 
     is_awaited = key is None  # see the module's docstring
     if accept == sse.MEDIA_TYPE:
-        return _stream(backend, *await submit(), is_awaited)
+        return _stream(backend, *await accepted(), is_awaited)
     if wait_s is None:
-        submitted, headers = await submit()
+        submitted, headers = await accepted()
         return job_response(submitted.job, 202, headers)
     async with backend.follower.watch(job_id) as watch:  # from before it exists, so that nothing is missed
-        submitted, headers = await submit()
+        submitted, headers = await accepted()
         headers["Preference-Applied"] = f"wait={wait_s:g}"
         if submitted.created:
             return await _wait(request, backend, submitted, headers, watch, wait_s, is_awaited)
@@ -78,35 +63,17 @@ async def create_generation(request: Request) -> Response:
         return await _wait(request, backend, submitted, headers, watch, wait_s, is_awaited)
 
 
-async def _understand(request: Request, backend: Backend) -> tuple[Resolved, str]:
-    """Return the request, complete, and the hash of its body; a picture in it is kept, and let go of here."""
-    wanted, body_hash = await read_model(request, GenerationRequest)
-    resolved = await _resolve(wanted, backend)
-    if wanted.image is not None:
-        image_id = await backend.pictures.id_of(wanted.image, tenant=DEFAULT_TENANT)
-        resolved = replace(resolved, request=resolved.request.model_copy(update={"image": image_id}))
-    return resolved, body_hash
-
-
-async def _resolve(wanted: GenerationRequest, backend: Backend) -> Resolved:
-    seed = secrets.randbelow(SEEDS)
-    try:
-        return resolve(wanted, backend.fleet.view.offers, seed=seed)
-    except (NoWorker, ModelNotServed):  # a worker may have come since the last look
-        return resolve(wanted, await backend.fleet.look_again(), seed=seed)
-
-
 def _stream(backend: Backend, submitted: Submitted, headers: dict[str, str], is_awaited: bool) -> Response:
     job_id = submitted.job.id
 
-    async def cancel() -> None:
-        await _cancel(backend, job_id)
+    async def leave() -> None:
+        await cancel(backend, job_id)
 
     return sse.EventStream(
         sse.stream_of(backend.follower, job_id, after=START, ping_s=backend.settings.gateway.sse_ping_s),
         backend.drain,
         headers=headers,
-        on_disconnect=cancel if is_awaited else None,
+        on_disconnect=leave if is_awaited else None,
     )
 
 
@@ -128,17 +95,8 @@ async def _wait(
         ending = await while_connected(ended(), request.receive, backend.drain)
         if ending is Ending.DISCONNECTED:
             if is_awaited:
-                await _cancel(backend, job.id)
+                await cancel(backend, job.id)
             return Response()  # nobody reads it
         with suppress(QueueUnavailable):  # it is accepted all the same: better its id than an error
-            job = await backend.queue.get(job.id)
+            job = await backend.queue.get(job.id, tenant=backend.caller.tenant)
     return job_response(job, 200 if job.status in TERMINAL else 202, headers)
-
-
-async def _cancel(backend: Backend, job_id: str) -> None:
-    with bind(job_id=job_id):
-        try:
-            await backend.queue.cancel(job_id)
-            _log.info("the client left; job canceled")
-        except QueueUnavailable:
-            _log.warning("the client left, but its job could not be canceled")

@@ -22,7 +22,10 @@ async def readyz(request: Request) -> Response:
     """Say whether requests can be served from end to end, and what is missing."""
     backend = backend_of(request)
     readiness = Readiness.of(
-        backend.fleet.view, draining=backend.drain.begun, verbose="verbose" in request.query_params
+        backend.fleet.view,
+        draining=backend.drain.begun,
+        verbose="verbose" in request.query_params,
+        authentication=backend.settings.auth.mode,
     )
     status = 200 if readiness.status == "ready" else 503
     body = readiness.model_dump_json(exclude_none=True)

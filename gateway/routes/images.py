@@ -13,9 +13,9 @@ from starlette.responses import Response
 from gateway import documentation
 from gateway.backend import backend_of
 from gateway.json_body import read_model
+from gateway.submission import count_request
 from shared.contracts.generation import Image
 from shared.errors import UnsupportedMediaType
-from shared.jobs import DEFAULT_TENANT
 
 _EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 _FILE_TYPES = frozenset({*_EXTENSIONS, "application/octet-stream"})  # the content decides which of them it is
@@ -34,13 +34,16 @@ class Upload(BaseModel):
 @router.post("/v1/images", **documentation.UPLOAD_IMAGE)
 async def upload_image(request: Request) -> Response:
     """Keep a picture, so that requests can refer to it by its id."""
-    pictures = backend_of(request).pictures
+    backend = backend_of(request)
+    pictures, tenant = backend.pictures, backend.caller.tenant
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/json":
         upload, _ = await read_model(request, Upload)
-        kept = await pictures.keep_inline(upload.image, tenant=DEFAULT_TENANT)
+        await count_request(backend)
+        kept = await pictures.keep_inline(upload.image, tenant=tenant)
     elif media_type in _FILE_TYPES:
-        kept = await pictures.keep(await request.body(), tenant=DEFAULT_TENANT)
+        await count_request(backend)
+        kept = await pictures.keep(await request.body(), tenant=tenant)
     else:
         raise UnsupportedMediaType(
             "A picture comes as a file, or in JSON.",
@@ -54,8 +57,8 @@ async def upload_image(request: Request) -> Response:
 @router.api_route("/v1/images/{image_id}", methods=["GET", "HEAD"], **documentation.GET_IMAGE)
 async def get_image(request: Request, image_id: str) -> Response:
     """Return the picture's file."""
-    store = backend_of(request).artifacts
-    data, stored = await asyncio.to_thread(store.get, image_id, tenant=DEFAULT_TENANT)
+    backend = backend_of(request)
+    data, stored = await asyncio.to_thread(backend.artifacts.get, image_id, tenant=backend.caller.tenant)
     etag = f'"{stored.sha256}"'
     headers = {
         "ETag": etag,

@@ -2,7 +2,7 @@
 
 The conversation is put together from token ids, as everywhere in this service; no chat template is rendered.
 Refusals come in OpenAI's error envelope, with statuses as OpenAI has them. A client that leaves ends its
-request in vLLM.
+request in vLLM. The end of an answer tells the generation prompts in it, if any, in a member of our own.
 """
 
 import asyncio
@@ -17,10 +17,13 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from services.mllm.chat_request import ChatRequest, Conversation, conversation_of
+from services.mllm.chat_request import Conversation, conversation_of
+from services.mllm.generation_prompt import parse
 from services.mllm.incoming import read_json, unless_gone
 from services.mllm.pictures import Picture, picture_of
 from services.mllm.writing import Answer, Piece, PromptWriter, Sampling
+from shared.contracts import OpenAIErrorEnvelope, openai_status
+from shared.contracts.chat import ChatRequest
 from shared.errors import InternalError, LLMGAError, ModelNotServed
 from shared.media import decode_image
 from shared.settings import MLLMSettings
@@ -109,7 +112,7 @@ class ChatEndpoint:
         except ClientDisconnect:
             return Response(status_code=499)  # nobody is there to read it
         except LLMGAError as error:
-            return JSONResponse(envelope(error), status_code=openai_status(error))
+            return JSONResponse(_envelope(error), status_code=openai_status(error.to_problem()))
 
     def _speak(
         self, wanted: ChatRequest, conversation: Conversation, picture: Picture | None, request_id: str
@@ -148,7 +151,8 @@ class _Completion:
         if wanted.logprobs:
             logprobs = {"content": [entry for piece in pieces for entry in self._entries(piece, wanted)]}
         choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": _finish_reason(answer)}
-        return {**self._head, "object": "chat.completion", "choices": [choice], "usage": _usage(answer)}
+        body = {**self._head, "object": "chat.completion", "choices": [choice], "usage": _usage(answer)}
+        return body | _generation_prompts(answer)
 
     async def events(self, first: Piece | Answer, parts: Parts, wanted: ChatRequest) -> AsyncIterator[bytes]:
         """Yield the `chat.completion.chunk`s, with `[DONE]` after the last."""
@@ -159,12 +163,12 @@ class _Completion:
                 async for part in parts:
                     yield self._told(part, wanted)
             except LLMGAError as error:
-                yield _event(envelope(error))
+                yield _event(_envelope(error))
         yield b"data: [DONE]\n\n"
 
     def _told(self, part: Piece | Answer, wanted: ChatRequest) -> bytes:
         if isinstance(part, Answer):
-            end = self._chunk({}, finish_reason=_finish_reason(part))
+            end = self._chunk({}, finish_reason=_finish_reason(part), more=_generation_prompts(part))
             if wanted.stream_options is None or not wanted.stream_options.include_usage:
                 return end
             return end + _event({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(part)})
@@ -174,10 +178,15 @@ class _Completion:
         return self._chunk({"content": part.text}, logprobs={"content": entries} if wanted.logprobs else None)
 
     def _chunk(
-        self, delta: dict[str, Any], *, logprobs: dict[str, Any] | None = None, finish_reason: str | None = None
+        self,
+        delta: dict[str, Any],
+        *,
+        logprobs: dict[str, Any] | None = None,
+        finish_reason: str | None = None,
+        more: dict[str, Any] | None = None,
     ) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return _event({**self._head, "object": "chat.completion.chunk", "choices": [choice]})
+        return _event({**self._head, "object": "chat.completion.chunk", "choices": [choice], **(more or {})})
 
     def _entries(self, piece: Piece, wanted: ChatRequest) -> list[dict[str, Any]]:
         """Return the log-probabilities of a piece, without the terminator's."""
@@ -239,23 +248,15 @@ def _usage(answer: Answer) -> dict[str, int]:
     }
 
 
+def _generation_prompts(answer: Answer) -> dict[str, list[str]]:
+    """Return the member that tells the generation prompts of an answer; none for one in words alone."""
+    parsed = parse(answer.text)
+    return {"generation_prompts": [parsed.text, *parsed.more]} if parsed.fallback is None else {}
+
+
 def _event(value: dict[str, Any]) -> bytes:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n".encode()
 
 
-def openai_status(error: LLMGAError) -> int:
-    """Return the status that OpenAI gives such a problem."""
-    if isinstance(error, ModelNotServed):
-        return 404
-    return 400 if error.status == 422 else error.status
-
-
-def envelope(error: LLMGAError) -> dict[str, Any]:
-    """Return an error as OpenAI's clients read it."""
-    field = error.errors[0] if error.errors else None
-    message = f"{error.detail} {error.to_problem().next_step}"
-    if field is not None:
-        message = f"{error.detail} {field.field or 'body'}: {field.message}."
-    kind = "invalid_request_error" if openai_status(error) < 500 else "server_error"
-    code = "model_not_found" if isinstance(error, ModelNotServed) else error.code
-    return {"error": {"message": message, "type": kind, "param": field.field if field else None, "code": code}}
+def _envelope(error: LLMGAError) -> dict[str, Any]:
+    return OpenAIErrorEnvelope.of(error.to_problem()).model_dump()

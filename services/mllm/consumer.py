@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Self
 
-from services.mllm.pictures import Picture, picture_of
+from services.mllm.pictures import Picture, Pixels, picture_of
 from services.mllm.tasks import Written, carry_out, work_of
 from services.mllm.writing import PromptWriter, Sampling
 from shared import metrics
@@ -20,7 +20,7 @@ from shared.artifacts import ArtifactStore
 from shared.contracts import EventType, GenerationPrompt, GenerationRequest, Lane
 from shared.errors import Gone, NotFound
 from shared.jobs import Claim
-from shared.media import decode_image
+from shared.media import decode_image, extended, mask_of
 from shared.settings import MLLMSettings
 
 MAX_DELTAS_PER_S = 30
@@ -119,13 +119,20 @@ class PromptJobs:
             self.finishing -= 1
 
     async def _picture(self, claim: Claim) -> Picture | None:
-        image_id = claim.job.request.image
-        if image_id is None:
+        request = claim.job.request
+        if request.image is None:
             return None
         async with self._decoding:
-            return await asyncio.to_thread(self._look_at, image_id, claim.tenant)
+            return await asyncio.to_thread(self._look_at, request, request.image, claim.tenant)
 
-    def _look_at(self, image_id: str, tenant: str) -> Picture:
+    def _look_at(self, request: GenerationRequest, image_id: str, tenant: str) -> Picture:
+        pixels = self._load(image_id, tenant)
+        if request.outpaint is not None:
+            pixels, _ = extended(pixels, request.outpaint)  # black around the picture
+        mask = None if request.mask is None else mask_of(self._load(request.mask, tenant))
+        return picture_of(pixels, mask=mask)
+
+    def _load(self, image_id: str, tenant: str) -> Pixels:
         try:
             data, _ = self._artifacts.get(image_id, tenant=tenant)
         except NotFound:
@@ -133,7 +140,7 @@ class PromptJobs:
                 "The request's picture is no longer kept.",
                 next_step="Upload the picture again and submit the request with its new id.",
             ) from None
-        return picture_of(decode_image(data))
+        return decode_image(data)
 
     def _sampling(self, request: GenerationRequest) -> Sampling:
         return Sampling(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from services.mllm.checkpoints import Prepared
 from services.mllm.options import GIB, Options
+from shared.contracts.chat import MAX_LOGPROBS
 from shared.settings import Settings
 
 PLUGINS = ("llmga_torchvision", "llmga_parent", "llmga")
@@ -26,7 +27,6 @@ ONE_THREAD_PARAMETERS = 50_000_000
 # name, as vLLM takes the short one back on CPUs: there it could not set OpenMP's variables, which are set here.
 IN_ENGINE_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 CPU_BATCHED_TOKENS = 4_096  # of prompts in one step
-MAX_LOGPROBS = 20  # per generated token, for those who check a deployment
 
 
 def vllm_environment(settings: Settings, options: Options, *, parameters: int, python_path: str = "") -> dict[str, str]:

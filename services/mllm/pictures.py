@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-Pixels = npt.NDArray[np.uint8]
+from shared.media import PAINTED_FROM
 
-MASKED_FROM = 125  # LLMGA.md §4: from this value on, a mask asks for the pixel to be painted
-MASKED = 255
+Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def picture_of(pixels: Pixels, *, mask: Pixels | None = None) -> Picture:
     if mask is not None:
         if mask.dtype != np.uint8 or mask.shape != pixels.shape[:2]:
             raise ValueError("the mask must be uint8 and as high and wide as the picture")
-        pixels = np.where((mask >= MASKED_FROM)[..., None], np.uint8(0), pixels)
+        pixels = np.where((mask >= PAINTED_FROM)[..., None], np.uint8(0), pixels)
     height, width = pixels.shape[:2]
     side = max(height, width)
     if height != width:
@@ -52,22 +51,3 @@ def picture_of(pixels: Pixels, *, mask: Pixels | None = None) -> Picture:
     pixels = np.ascontiguousarray(pixels)
     # A square's side follows from the number of its bytes, so these alone name it.
     return Picture(pixels, hashlib.sha256(pixels.data).hexdigest())
-
-
-def extended(pixels: Pixels, *, left: int, top: int, right: int, bottom: int) -> tuple[Pixels, Pixels]:
-    """Return a picture on a larger canvas, and the mask of what there is to be painted.
-
-    Lengths in pixels; canvas: uint8 (top + h + bottom, left + w + right, 3), black around the picture; mask:
-    uint8 of the same height and width, 0 where the picture is and 255 around it.
-
-    Raises:
-        ValueError: a length is negative.
-    """
-    if min(left, top, right, bottom) < 0:
-        raise ValueError("a canvas cannot be extended by a negative length")
-    height, width = pixels.shape[:2]
-    canvas = np.zeros((top + height + bottom, left + width + right, 3), np.uint8)
-    canvas[top : top + height, left : left + width] = pixels
-    mask = np.full(canvas.shape[:2], MASKED, np.uint8)
-    mask[top : top + height, left : left + width] = 0
-    return canvas, mask

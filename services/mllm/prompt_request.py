@@ -6,21 +6,18 @@ those who check a deployment, or bring a renderer of their own.
 
 from typing import Annotated, Self
 
-import numpy as np
-from PIL import Image as PillowImage
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from services.mllm.conversation import Turn
 from services.mllm.instructions import Writing
-from services.mllm.launch import MAX_LOGPROBS
-from services.mllm.pictures import Picture, Pixels, extended, picture_of
+from services.mllm.pictures import Picture, picture_of
 from services.mllm.tasks import Work
-from shared.contracts import FieldProblem
+from shared.contracts import Outpaint
+from shared.contracts.chat import MAX_LOGPROBS
 from shared.contracts.generation import (
     MAX_INSTRUCTION_CHARS,
     MAX_PROMPT_TOKENS,
     MAX_SEED,
-    MAX_SIDE_PX,
     MIN_PROMPT_TOKENS,
     Count,
     Finite,
@@ -30,8 +27,7 @@ from shared.contracts.generation import (
     meaningful,
     meaningful_or_empty,
 )
-from shared.errors import InvalidRequest
-from shared.media import ImageLimits, decode_image, inline_bytes
+from shared.media import check_canvas, check_mask, decode_image, extended, inline_bytes, mask_of
 
 MAX_HISTORY_TURNS = 64
 MAX_ANSWER_CHARS = 32_768
@@ -40,7 +36,6 @@ _NEEDS_PICTURE = frozenset({Writing.SIMILAR, Writing.INPAINT, Writing.OUTPAINT, 
 _NEEDS_WORDS = frozenset({Writing.TEXT_TO_IMAGE, Writing.EDIT, Writing.STORY, Writing.ANSWER})
 
 Text = Annotated[str, AfterValidator(meaningful)]
-Border = Annotated[Count, Field(ge=0, le=MAX_SIDE_PX)]
 
 
 class _Taken(BaseModel):
@@ -52,21 +47,6 @@ class HistoryTurn(_Taken):
 
     question: Text = Field(min_length=1, max_length=MAX_INSTRUCTION_CHARS)
     answer: Text = Field(min_length=1, max_length=MAX_ANSWER_CHARS)
-
-
-class Outpaint(_Taken):
-    """How far the picture is to be continued, in pixels."""
-
-    left: Border = 0
-    top: Border = 0
-    right: Border = 0
-    bottom: Border = 0
-
-    @model_validator(mode="after")
-    def _goes_somewhere(self) -> Self:
-        if not self.left + self.top + self.right + self.bottom:
-            raise ValueError("at least one side must be more than 0")
-        return self
 
 
 class PromptRequest(_Taken):
@@ -106,7 +86,7 @@ class PromptRequest(_Taken):
 
         Raises:
             InvalidImage: what is given is not a picture within the limits.
-            InvalidRequest: the mask has another size than the picture, or the canvas becomes too large.
+            InvalidRequest: the mask has another size than the picture or is black, or the canvas becomes too large.
         """
         return Work(
             self.task,
@@ -120,30 +100,13 @@ class PromptRequest(_Taken):
         if self.image is None:
             return None
         pixels = decode_image(inline_bytes(self.image))
+        height, width, _ = pixels.shape
         if self.mask is not None:
-            mask = _gray(decode_image(inline_bytes(self.mask)))
-            if mask.shape != pixels.shape[:2]:
-                height, width = pixels.shape[:2]
-                raise _refused("mask", "wrong_size", f"must be as large as the image: {width}x{height} pixels")
+            mask = mask_of(decode_image(inline_bytes(self.mask)))
+            check_mask(mask, width, height)
             return picture_of(pixels, mask=mask)
         if self.outpaint is not None:
-            return picture_of(self._canvas(pixels, self.outpaint))
+            check_canvas(width, height, self.outpaint)
+            canvas, _ = extended(pixels, self.outpaint)  # black around the picture, as the mask would make it
+            return picture_of(canvas)
         return picture_of(pixels)
-
-    def _canvas(self, pixels: Pixels, border: Outpaint) -> Pixels:
-        height = pixels.shape[0] + border.top + border.bottom
-        width = pixels.shape[1] + border.left + border.right
-        limits = ImageLimits()
-        if max(height, width) > limits.max_side_px or height * width > limits.max_pixels:
-            raise _refused("outpaint", "too_large", f"makes the picture {width}x{height} pixels, which is too large")
-        # Already black around the picture, as the mask would make it.
-        canvas, _ = extended(pixels, left=border.left, top=border.top, right=border.right, bottom=border.bottom)
-        return canvas
-
-
-def _gray(pixels: Pixels) -> Pixels:
-    return np.asarray(PillowImage.fromarray(pixels).convert("L"), dtype=np.uint8)
-
-
-def _refused(field: str, code: str, message: str) -> InvalidRequest:
-    return InvalidRequest("The request does not fit.", errors=[FieldProblem(field=field, code=code, message=message)])

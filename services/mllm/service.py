@@ -78,6 +78,7 @@ class Service:
             models=models,
             free=free if phase is Phase.READY else 0,
             running=running,
+            url=self.settings.mllm.reachable_url,
         )
 
     def _served(self) -> ServedModel:
@@ -86,7 +87,7 @@ class Service:
         return ServedModel(
             name=self.model,
             default=True,
-            tasks=[Task.TEXT_TO_IMAGE, Task.SIMILAR, Task.PROMPT],
+            tasks=[Task.TEXT_TO_IMAGE, Task.SIMILAR, Task.INPAINT, Task.OUTPAINT, Task.PROMPT],
             kind=facts.family,
             source=facts.source,
             languages=list(published.languages) if published else None,

@@ -44,6 +44,8 @@ class Written:
 def work_of(request: GenerationRequest, picture: Picture | None) -> Work:
     """Return what a job's request asks of the language model."""
     writing = Writing.TEXT_TO_IMAGE if picture is None else Writing.SIMILAR
+    if request.task in (Task.INPAINT, Task.OUTPAINT):
+        writing = Writing(request.task)
     # A picture job renders one prompt, so that only a job for prompts gains from more.
     if request.task is Task.PROMPT and wants_several(request.instruction):
         writing = Writing.STORY

@@ -7,8 +7,10 @@ from shared.contracts.events import Event, EventType
 from shared.contracts.generation import (
     GenerationRequest,
     Lane,
+    Outpaint,
     OutputFormat,
     PromptMode,
+    Restore,
     Scheduler,
     Size,
     Task,
@@ -19,13 +21,15 @@ from shared.contracts.jobs import (
     GenerationPrompt,
     ImageResult,
     Job,
+    JobList,
     JobStatus,
     Progress,
     QueuePosition,
     Stage,
     Timings,
 )
-from shared.contracts.problem import FieldProblem, Problem
+from shared.contracts.openai_errors import OpenAIErrorEnvelope, openai_error, openai_status
+from shared.contracts.problem import FieldProblem, OpenAIError, Problem
 from shared.contracts.workers import Announcement, Phase, ServedModel
 
 __all__ = [
@@ -38,14 +42,19 @@ __all__ = [
     "GenerationRequest",
     "ImageResult",
     "Job",
+    "JobList",
     "JobStatus",
     "Lane",
+    "OpenAIError",
+    "OpenAIErrorEnvelope",
+    "Outpaint",
     "OutputFormat",
     "Phase",
     "Problem",
     "Progress",
     "PromptMode",
     "QueuePosition",
+    "Restore",
     "Scheduler",
     "ServedModel",
     "Size",
@@ -53,4 +62,6 @@ __all__ = [
     "Task",
     "Timings",
     "UploadedImage",
+    "openai_error",
+    "openai_status",
 ]

@@ -8,6 +8,8 @@
 | `prompt.completed` | `prompt`: a `GenerationPrompt` |
 | `job.awaiting_approval` | – |
 | `render.progress` | `index`, `step`, `total_steps`, over one picture |
+| `render.preview` | `index`, `step`, `total_steps`; `media_type`, `width`, `height`, `data` (base64) |
+| `restore.started` | `index`: the restoration network is next for this picture |
 | `image.completed` | `image`: an `ImageResult` |
 | `job.succeeded` | `images`: list of `ImageResult` (empty for task `prompt`) |
 | `job.failed` | `error`: a `Problem` |
@@ -29,6 +31,8 @@ class EventType(StrEnum):
     PROMPT_COMPLETED = "prompt.completed"
     AWAITING_APPROVAL = "job.awaiting_approval"
     RENDER_PROGRESS = "render.progress"
+    RENDER_PREVIEW = "render.preview"
+    RESTORE_STARTED = "restore.started"
     IMAGE_COMPLETED = "image.completed"
     SUCCEEDED = "job.succeeded"
     FAILED = "job.failed"

@@ -24,12 +24,17 @@ MAX_INSTRUCTION_CHARS = 8_000  # about 2,000 tokens, LLMGA's context (LLMGA.md Â
 MAX_STEPS = 150
 MAX_CLIP_SKIP = 4
 MAX_IMAGES = 8
+MAX_ADAPTERS = 4
+MAX_ADAPTER_WEIGHT = 4.0  # sliders are used up to about 3; beyond, pictures fall apart
+MAX_PREVIEWS = 8
 MAX_SIDE_PX = 2_048  # a worker announces its own, smaller limit
 MIN_SIDE_PX = 64
 SIDE_MULTIPLE_PX = 8  # one latent is 8 px wide (SD1.5 and SDXL VAEs)
 MAX_SEED = 2**53 - 1  # exact in JSON numbers of every client
 MAX_DEADLINE_S = 86_400.0
 MAX_IMAGE_CHARS = 23_000_000  # a file of 16 MiB in base64, and the head of a data URI
+MAX_EXTENSION_PX = MAX_SIDE_PX  # beyond one edge; the whole picture keeps within the limits of pictures, too
+DEFAULT_FEATHER_PX, MAX_FEATHER_PX = 8, 128
 MIN_PROMPT_TOKENS, MAX_PROMPT_TOKENS = 16, 1_024
 
 
@@ -38,6 +43,8 @@ class Task(StrEnum):
 
     TEXT_TO_IMAGE = "text_to_image"
     SIMILAR = "similar"
+    INPAINT = "inpaint"
+    OUTPAINT = "outpaint"
     PROMPT = "prompt"
 
 
@@ -88,6 +95,14 @@ class Scheduler(StrEnum):
     UNIPC = "unipc"
     LCM = "lcm"
     HEUN = "heun"
+
+
+class Restore(StrEnum):
+    """Whether a restoration network finishes what was painted in part: where there is one, always, or never."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
 
 
 _SIZE = re.compile(r"([1-9][0-9]{1,4})x([1-9][0-9]{1,4})")
@@ -156,7 +171,45 @@ Count = Annotated[int, Strict()]
 Finite = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Flag = Annotated[bool, Strict()]
 Share = Annotated[float, Strict(), Field(ge=0, le=1, allow_inf_nan=False)]
+Extension = Annotated[int, Strict(), Field(ge=0, le=MAX_EXTENSION_PX)]
 Interval = Annotated[tuple[Share, Share], AfterValidator(_rising)]
+
+
+class Outpaint(BaseModel):
+    """By how many pixels a picture is extended beyond each of its edges."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    left: Extension = 0
+    top: Extension = 0
+    right: Extension = 0
+    bottom: Extension = 0
+
+    @model_validator(mode="after")
+    def _extends(self) -> Self:
+        if not (self.left or self.top or self.right or self.bottom):
+            raise ValueError("must extend the picture by a pixel at least")
+        return self
+
+
+class Adapter(BaseModel):
+    """A LoRA adapter that is put into force, by the name that its operator gave it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    weight: Finite = Field(
+        default=1.0,
+        ge=-MAX_ADAPTER_WEIGHT,
+        le=MAX_ADAPTER_WEIGHT,
+        description="1 is as it was trained; 0 is without it.",
+    )
+
+
+def _of_different_names(adapters: tuple[Adapter, ...]) -> tuple[Adapter, ...]:
+    if len({adapter.name for adapter in adapters}) < len(adapters):
+        raise ValueError("must name each adapter once")
+    return adapters
 
 
 class GenerationRequest(BaseModel):
@@ -168,9 +221,43 @@ class GenerationRequest(BaseModel):
     image: Image | None = Field(
         default=None,
         validate_default=True,
-        description="A picture that the language model looks at: the id of an uploaded or finished one, or a PNG, "
-        "JPEG or WebP file in base64 or as a data URI. Addresses are not fetched.",
+        description="A picture that the language model looks at, and that is painted in part or extended: the id of "
+        "an uploaded or finished one, or a PNG, JPEG or WebP file in base64 or as a data URI. Addresses are not "
+        "fetched.",
         examples=["img_3b5d5c3712955042212316173ccf37be80ac3f51"],
+    )
+    mask: Image | None = Field(
+        default=None,
+        validate_default=True,
+        description="Of an `inpaint`: a picture of the image's size, given like `image`, white where it is painted "
+        "anew. From a brightness of 125 on a pixel is painted; shades are kept where the new picture meets the old.",
+    )
+    outpaint: Outpaint | None = Field(
+        default=None,
+        validate_default=True,
+        description="Of an `outpaint`: by how many pixels the image is extended.",
+        examples=[{"left": 64, "right": 64}],
+    )
+    feather_px: Count = Field(
+        default=DEFAULT_FEATHER_PX,
+        ge=0,
+        le=MAX_FEATHER_PX,
+        description="How far what is painted is blended into the image. Beyond it, every pixel that is black in the "
+        "mask keeps its bits.",
+    )
+    restore: Restore = Field(
+        default=Restore.AUTO,
+        description="Of an `inpaint` or `outpaint`: whether a network takes seams and color steps away. `auto`: where "
+        "the renderer has one, and again over the band of `feather_px` where a seam is left; without one, what is "
+        "painted is blended in. `on`: once, exactly within the mask. `off`: blended in.",
+    )
+    strength: Finite | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of the steps that are made, from the image on: the less, the closer to it. `inpaint` uses 1 "
+        "if it is left out; `similar` then starts from noise, and follows the image by its caption alone.",
+        examples=[0.8],
     )
     # The bound comes before the look at the text: a megabyte of blanks is not searched for something visible.
     instruction: Annotated[Words, AfterValidator(meaningful_or_empty)] = Field(
@@ -190,7 +277,17 @@ class GenerationRequest(BaseModel):
     )
     negative_prompt: Annotated[Words, AfterValidator(_without_nul)] = ""
     model: str | None = Field(default=None, min_length=1, max_length=128, description="Diffusion model by name.")
-    size: Size | None = Field(default=None, description="`WIDTHxHEIGHT` in pixels; the model's own size if left out.")
+    size: Size | None = Field(
+        default=None,
+        description="`WIDTHxHEIGHT` in pixels; the model's own size if left out. Of an `inpaint` or `outpaint` it is "
+        "the size at which the painted region is rendered; the picture has the image's size, and its extension.",
+    )
+    adapters: Annotated[tuple[Adapter, ...], AfterValidator(_of_different_names)] = Field(
+        default=(),
+        max_length=MAX_ADAPTERS,
+        description="LoRA adapters of the model that are in force together; `/v1/models` lists those that it has.",
+        examples=[[{"name": "watercolor", "weight": 0.8}]],
+    )
     n: Count = Field(default=1, ge=1, le=MAX_IMAGES, description="Pictures; the i-th is made with `seed + i`.")
     seed: Count | None = Field(default=None, ge=0, le=MAX_SEED - MAX_IMAGES, description="Drawn at random if left out.")
     num_inference_steps: Count | None = Field(default=None, ge=1, le=MAX_STEPS)
@@ -230,13 +327,34 @@ class GenerationRequest(BaseModel):
         default=True, description="The same request gives the same bytes whoever shares the batch."
     )
     output_format: OutputFormat = OutputFormat.PNG
+    output_compression: Count | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="Quality of `jpeg` and `webp` files in percent, as in OpenAI's API: 100 loses least.",
+    )
+    previews: Count = Field(
+        default=0,
+        ge=0,
+        le=MAX_PREVIEWS,
+        description="At most so many `render.preview` events per picture, evenly spread over its steps: small JPEGs of "
+        "what it is going to look like. The picture is the same with and without them.",
+    )
 
     @field_validator("image")
     @classmethod
     def _has_image(cls, image: str | None, info: ValidationInfo) -> str | None:
-        if image is None and info.data.get("task") is Task.SIMILAR:
+        if image is None and info.data.get("task") in (Task.SIMILAR, Task.INPAINT, Task.OUTPAINT):
             raise PydanticCustomError("missing", "Field required")
         return image
+
+    @field_validator("mask", "outpaint")
+    @classmethod
+    def _has_what_its_task_needs(cls, value: str | Outpaint | None, info: ValidationInfo) -> str | Outpaint | None:
+        needed = {Task.INPAINT: "mask", Task.OUTPAINT: "outpaint"}.get(info.data.get("task", Task.PROMPT))
+        if value is None and needed == info.field_name:
+            raise PydanticCustomError("missing", "Field required")
+        return value
 
     @field_validator("instruction")
     @classmethod
@@ -248,7 +366,15 @@ class GenerationRequest(BaseModel):
     @model_validator(mode="after")
     def _stages_make_sense(self) -> Self:
         if self.image is not None and self.task is Task.TEXT_TO_IMAGE:
-            raise ValueError("task 'text_to_image' takes no image; 'similar' and 'prompt' do")
+            raise ValueError("task 'text_to_image' takes no image; 'similar', 'inpaint', 'outpaint' and 'prompt' do")
+        if self.mask is not None and self.task is not Task.INPAINT:
+            raise ValueError("a mask belongs to task 'inpaint'")
+        if self.outpaint is not None and self.task is not Task.OUTPAINT:
+            raise ValueError("'outpaint' belongs to the task of that name")
+        if self.restore is Restore.ON and self.task not in (Task.INPAINT, Task.OUTPAINT):
+            raise ValueError("'restore' belongs to tasks that paint in part: 'inpaint' and 'outpaint'")
+        if self.strength is not None and self.task not in (Task.SIMILAR, Task.INPAINT):
+            raise ValueError("'strength' belongs to tasks that start from an image: 'similar' and 'inpaint'")
         if self.task is Task.SIMILAR and self.prompt_mode is PromptMode.VERBATIM:
             raise ValueError("task 'similar' asks the language model to look at the image; it cannot be 'verbatim'")
         if self.task is Task.PROMPT and self.prompt_mode is PromptMode.VERBATIM:
@@ -257,4 +383,6 @@ class GenerationRequest(BaseModel):
             raise ValueError("task 'prompt' ends when the prompt is written; there is nothing to approve")
         if self.approve and self.prompt_mode is PromptMode.VERBATIM:
             raise ValueError("a verbatim prompt is yours already; 'approve' applies to refined prompts")
+        if self.output_compression is not None and self.output_format is OutputFormat.PNG:
+            raise ValueError("'png' files lose nothing; 'output_compression' is for 'jpeg' and 'webp'")
         return self

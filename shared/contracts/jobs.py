@@ -87,7 +87,6 @@ class QueuePosition(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     position: int = Field(ge=0, description="Jobs of the same stage that were queued earlier.")
-    eta_s: float | None = Field(default=None, description="Estimated wait by the measured drain rate, if there is one.")
 
 
 class Timings(BaseModel):
@@ -119,6 +118,21 @@ class Job(BaseModel):
     images: list[ImageResult] = Field(default_factory=list)
     progress: Progress | None = None
     queue: QueuePosition | None = None
+    eta_s: float | None = Field(
+        default=None,
+        description="While it waits for a worker or has one: estimated seconds until it has ended or is held for "
+        "approval. Absent until jobs like it have ended.",
+    )
     timings: Timings = Field(default_factory=Timings)
     error: Problem | None = None
     links: dict[str, str] = Field(default_factory=dict)
+
+
+class JobList(BaseModel):
+    """A page of a tenant's jobs, the latest submission first."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    object: Literal["list"] = "list"
+    data: list[Job] = Field(description="May be fewer than were asked for, or none, although there are more.")
+    next: str | None = Field(default=None, description="What to send as `after` for the next page; absent on the last.")

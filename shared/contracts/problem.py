@@ -13,6 +13,17 @@ class FieldProblem(BaseModel):
     message: str
 
 
+class OpenAIError(BaseModel):
+    """What went wrong, in the terms of OpenAI's clients."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    message: str
+    type: str = Field(description="The family of the error, by its status.", examples=["invalid_request_error"])
+    param: str | None = Field(default=None, description="The first field that is at fault.")
+    code: str = Field(description="Stable machine-readable name.")
+
+
 class Problem(BaseModel):
     """An error as clients see it (RFC 9457 §3.1), with a stable `code` and what to do next."""
 
@@ -27,3 +38,6 @@ class Problem(BaseModel):
     instance: str | None = Field(default=None, description="The request or job that met the problem.")
     errors: list[FieldProblem] = Field(default_factory=list)
     served_models: list[str] | None = Field(default=None, description="With `model_not_served`: those that are.")
+    error: OpenAIError | None = Field(
+        default=None, description="On calls that OpenAI's clients make too: the same in their terms."
+    )

@@ -45,6 +45,8 @@ class ServedModel(BaseModel):
     scheduler: Scheduler | None = None
     schedulers: list[Scheduler] = Field(default_factory=list)
     prompt_encodings: list[PromptEncoding] = Field(default_factory=list)
+    adapters: list[str] = Field(default_factory=list, description="LoRA adapters that can be put into force.")
+    restores: bool | None = Field(default=None, description="Whether a network restores what is painted in part.")
     max_prompt_tokens: dict[PromptEncoding, int] = Field(
         default_factory=dict, description="Tokens of a prompt that each encoding keeps, without begin and end."
     )
@@ -62,3 +64,4 @@ class Announcement(BaseModel):
     models: list[ServedModel] = Field(default_factory=list)
     free: int = Field(default=0, ge=0, description="Jobs that it would take now.")
     running: int = Field(default=0, ge=0)
+    url: str | None = Field(default=None, description="Where gateways reach a language model; told to nobody else.")

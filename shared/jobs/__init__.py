@@ -9,8 +9,9 @@ from shared.jobs.claim import Claim
 from shared.jobs.consumer import Consumer
 from shared.jobs.follower import EventFollower
 from shared.jobs.leases import JobCanceled, LeaseKeeper, LeaseLost
-from shared.jobs.queue import DEFAULT_TENANT, JobQueue, Submitted
+from shared.jobs.queue import DEFAULT_TENANT, JobQueue
 from shared.jobs.server import UnfitServer, check_server, connect
+from shared.jobs.submission import Submitted
 
 __all__ = [
     "DEFAULT_TENANT",

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from redis.exceptions import RedisError
 
@@ -48,10 +48,14 @@ class Consumer:
         handle: Handler,
         capacity: int,
         announcement: Callable[[], Announcement],
-        batch_keys: Callable[[], Collection[str] | None] | None = None,
+        batch_keys: Callable[[], Sequence[Collection[str]]] | None = None,
         room: Callable[[], int] | None = None,
     ) -> None:
-        """`capacity`: the most jobs in hand; `room`: how many more there is a place for now, if that varies."""
+        """Make the loop of one worker; `run` starts it.
+
+        `capacity`: the most jobs in hand; `room`: how many more there is a place for now, if that varies;
+        `batch_keys`: what to take, in order of preference: the next set of keys when no job of the one before waits.
+        """
         self._queue = queue
         self._settings = settings
         self._stage = stage
@@ -136,8 +140,7 @@ class Consumer:
             try:
                 if free > 0 and (left := await self._take_several(min(free, wanted), keeper)):
                     self._leaves_work = True
-                    # What one claim takes may decide which batch keys the next one asks for.
-                    wanted = min(left, CLAIMS_AT_ONCE) if self._batch_keys is None else 1
+                    wanted = min(left, CLAIMS_AT_ONCE)
                     continue
             except (QueueUnavailable, RedisError, OSError) as error:
                 logger.warning("cannot claim jobs now", extra={"error": type(error).__name__})
@@ -162,10 +165,12 @@ class Consumer:
 
     async def _take(self, keeper: LeaseKeeper) -> int:
         """Claim one job; return how many are left, 0 also when there was none to take."""
-        batch_keys = None if self._batch_keys is None else self._batch_keys()
-        claimed_at = time.monotonic()
-        claim = await self._queue.claim(self._stage, worker=self._worker, batch_keys=batch_keys)
-        if claim is None:
+        for batch_keys in [None] if self._batch_keys is None else self._batch_keys():
+            claimed_at = time.monotonic()
+            claim = await self._queue.claim(self._stage, worker=self._worker, batch_keys=batch_keys)
+            if claim is not None:
+                break
+        else:
             return 0
         keeper.hold(claim, claimed_at)
         task = asyncio.create_task(self._work(claim, keeper), name=f"job {claim.job.id}")

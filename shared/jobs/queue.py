@@ -9,13 +9,10 @@ import logging
 import math
 import re
 import uuid
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from shared import metrics
 from shared.contracts import (
@@ -24,6 +21,7 @@ from shared.contracts import (
     GenerationPrompt,
     GenerationRequest,
     Job,
+    JobList,
     JobStatus,
     Lane,
     Phase,
@@ -31,38 +29,28 @@ from shared.contracts import (
     Stage,
     Task,
 )
+from shared.contracts.limits import FREE, UNLIMITED, Charge, Limits, Standing
 from shared.errors import (
-    Gone,
-    IdempotencyConflict,
     InvalidRequest,
     NotAwaitingApproval,
     NotFound,
-    QueueFull,
 )
 from shared.jobs.claim import Claim
 from shared.jobs.records import job_from, job_of
-from shared.jobs.scripts import Scripts, View, load_sources
-from shared.jobs.server import unavailable
+from shared.jobs.refusals import limit_exceeded, queue_full
+from shared.jobs.scripts import Scripts, load_sources
+from shared.jobs.server import client_errors
+from shared.jobs.submission import Submitted, known_job, present
 from shared.settings import QueueSettings
 
 logger = logging.getLogger("llmga.jobs")
 
 DEFAULT_TENANT = "default"
-MIN_RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1, 300
-UNMEASURED_RETRY_AFTER_S = 30  # nothing has finished yet, so nothing is known
 MAX_BATCH_KEY_CHARS = 200
 MAX_IDEMPOTENCY_KEY_CHARS = 255
 
 # Names are parts of Redis keys, so ':' would make two of them one.
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,128}")
-
-
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    """A job that was accepted (`created`), or that an earlier submission with the same key had made."""
-
-    job: Job
-    created: bool
 
 
 class JobQueue:
@@ -120,10 +108,16 @@ class JobQueue:
         batch_key: str,
         body_hash: str,
         idempotency_key: str | None = None,
+        limits: Limits = UNLIMITED,
+        charge: Charge = FREE,
     ) -> Submitted:
         """Accept a job. Submitting the same `job_id` and body again changes nothing.
 
+        `charge` goes off the tenant's units of the day, and comes back for each stage that is never begun and for a
+        job that fails.
+
         Raises:
+            RateLimited, TooManyJobs, QuotaExceeded: one of the tenant's limits is reached.
             QueueFull: the stage's queue, or that of the stage after it, is at its bound.
             IdempotencyConflict: the key came before with another body.
             Gone: the key came before, and its job is no longer kept.
@@ -143,7 +137,7 @@ class JobQueue:
         encoded = request.model_dump_json()
         self._check_size(encoded)
         goes_on = stage is Stage.PROMPT and request.task is not Task.PROMPT
-        async with _client_errors():
+        async with client_errors():
             reply = await self.scripts.submit(
                 job_id=job_id,
                 tenant=tenant,
@@ -156,34 +150,78 @@ class JobQueue:
                 later=Stage.RENDER if goes_on else None,
                 request=encoded,
                 prompt="" if prompt is None else prompt.model_dump_json(),
+                limits=limits,
+                charge=charge,
+                task=request.task,
             )
+        if reply.outcome == "limited":
+            metrics.LIMITED_REQUESTS.labels(limit=reply.limit).inc()
+            raise limit_exceeded(reply.limit, reply.wait_ms, reply.drain_rate, reply.standing)
         if reply.outcome == "full":
-            raise self._full(reply.drain_rate)
-        if reply.outcome == "conflict":
-            raise IdempotencyConflict("This key was used before, with another request.")
-        if reply.outcome == "gone":
-            raise Gone(
-                "This key was used before, and the job that it made is no longer kept.",
-                next_step="Use a new `Idempotency-Key` to submit the request again.",
-            )
-        view = _present(reply.view)
-        if reply.outcome == "known":
-            return Submitted(job_of(view, _id(view)), created=False)
+            raise queue_full(self.settings.max_queued, reply.drain_rate)
+        known = known_job(reply)
+        if known is not None:
+            return known
         metrics.JOBS_SUBMITTED.labels(task=request.task, lane=request.lane).inc()
-        return Submitted(job_of(view, job_id, request), created=True)
+        return Submitted(job_of(present(reply.view), job_id, request), created=True, standing=reply.standing)
+
+    async def recall(self, idempotency_key: str, *, tenant: str = DEFAULT_TENANT, body_hash: str) -> Submitted | None:
+        """Return the job that an idempotency key made, None when the key is new.
+
+        Raises:
+            IdempotencyConflict, Gone: as for `submit`.
+            QueueUnavailable: the server does not answer.
+        """
+        async with client_errors():
+            reply = await self.scripts.recall(tenant=tenant, body_hash=body_hash, idempotency_key=idempotency_key)
+        return known_job(reply)
+
+    async def spend(self, *, tenant: str = DEFAULT_TENANT, limits: Limits) -> Standing:
+        """Count a request that makes no job against the tenant's limit; return what is left of it.
+
+        Raises:
+            RateLimited: the limit is reached.
+            QueueUnavailable: the server does not answer.
+        """
+        async with client_errors():
+            reply = await self.scripts.spend(tenant=tenant, limits=limits)
+        if reply.outcome == "limited":
+            metrics.LIMITED_REQUESTS.labels(limit=reply.limit).inc()
+            raise limit_exceeded(reply.limit, reply.wait_ms, 0, reply.standing)
+        return reply.standing
 
     async def get(self, job_id: str, *, tenant: str = DEFAULT_TENANT) -> Job:
-        """Return a job, with its place if it is queued.
+        """Return a job, with its place if it is queued, and the estimate of its end.
 
         Raises:
             NotFound: the tenant has no such job.
             QueueUnavailable: the server does not answer.
         """
-        async with _client_errors():
+        async with client_errors():
             view = await self.scripts.read(job_id=job_id, tenant=tenant)
         if view is None:
             raise _not_found(job_id)
         return job_of(view, job_id)
+
+    async def list_jobs(
+        self,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        status: JobStatus | None = None,
+        task: Task | None = None,
+        limit: int,
+        after: str | None = None,
+    ) -> JobList:
+        """Return at most `limit` of the tenant's jobs, the latest submission first; `after` is the `next` of a page.
+
+        Raises:
+            QueueUnavailable: the server does not answer.
+        """
+        async with client_errors():
+            page, last = await self.scripts.list_jobs(
+                tenant=tenant, after=after or "", limit=limit, status=status, task=task
+            )
+        return JobList(data=[job_of(view, job_id) for job_id, view in page], next=last or None)
 
     async def cancel(self, job_id: str, *, tenant: str = DEFAULT_TENANT) -> Job:
         """Cancel a job: final at once, its attempt token dies. A job that has ended is returned as it is.
@@ -192,11 +230,11 @@ class JobQueue:
             NotFound: the tenant has no such job.
             QueueUnavailable: the server does not answer.
         """
-        async with _client_errors():
+        async with client_errors():
             reply = await self.scripts.cancel(job_id=job_id, tenant=tenant)
         if reply.outcome == "missing":
             raise _not_found(job_id)
-        job = job_of(_present(reply.view), job_id)
+        job = job_of(present(reply.view), job_id)
         if reply.outcome == "canceled":
             metrics.JOBS_FINISHED.labels(stage=job.stage, status=JobStatus.CANCELED).inc()
         return job
@@ -216,18 +254,18 @@ class JobQueue:
         if prompt_text is not None:
             edited = GenerationPrompt(text=prompt_text, source="edited").model_dump_json()
             self._check_size(edited)
-        async with _client_errors():
+        async with client_errors():
             reply = await self.scripts.approve(job_id=job_id, tenant=tenant, text=prompt_text, edited=edited)
         if reply.outcome == "missing":
             raise _not_found(job_id)
         if reply.outcome == "refused":
             raise NotAwaitingApproval(f"Job {job_id} is not held for approval.")
-        return job_of(_present(reply.view), job_id)
+        return job_of(present(reply.view), job_id)
 
     async def depth(self) -> dict[tuple[Stage, Lane], int]:
         """Return how many jobs wait, per stage and lane."""
         lanes = [(stage, lane) for stage in Stage for lane in Lane]
-        async with _client_errors(), self.redis.pipeline(transaction=False) as pipeline:
+        async with client_errors(), self.redis.pipeline(transaction=False) as pipeline:
             for stage, lane in lanes:
                 pipeline.zcard(f"{self.scripts.base}queue:{stage}:{lane}")
             depths: list[int] = await pipeline.execute()
@@ -235,7 +273,7 @@ class JobQueue:
 
     async def workers(self) -> list[Announcement]:
         """Return what the live workers say of themselves."""
-        async with _client_errors():
+        async with client_errors():
             alive = await self.scripts.workers()
         announcements = [Announcement.model_validate_json(text) for text in alive]
         for stage in Stage:
@@ -246,7 +284,7 @@ class JobQueue:
 
     async def dead_letters(self) -> list[Job]:
         """Return the jobs that used up their attempts, the latest death first."""
-        async with _client_errors():
+        async with client_errors():
             ids = cast(list[str], await self.redis.zrevrange(f"{self.scripts.base}dead", 0, -1))
             async with self.redis.pipeline(transaction=False) as pipeline:
                 for job_id in ids:
@@ -262,17 +300,17 @@ class JobQueue:
             QueueFull: the stage's queue is at its bound.
             QueueUnavailable: the server cannot take it now.
         """
-        async with _client_errors():
+        async with client_errors():
             reply = await self.scripts.replay(job_id=job_id)
         if reply.outcome == "missing":
             raise NotFound(f"There is no dead letter {job_id}.")
         if reply.outcome == "full":
-            raise self._full(reply.drain_rate)
-        return job_of(_present(reply.view), job_id)
+            raise queue_full(self.settings.max_queued, reply.drain_rate)
+        return job_of(present(reply.view), job_id)
 
     async def reap(self) -> int:
         """Take jobs from silent workers, drop jobs whose time is over; return how many there were."""
-        async with _client_errors():
+        async with client_errors():
             reply = await self.scripts.reap()
         for job_id, stage, outcome in reply.outcomes:
             if outcome != "expired":
@@ -290,12 +328,12 @@ class JobQueue:
     async def announce(self, announcement: Announcement) -> None:
         """Say what this worker is and does; forgotten after one lease unless said again."""
         _check_name("worker", announcement.worker)
-        async with _client_errors():
+        async with client_errors():
             await self.scripts.announce(worker=announcement.worker, announcement=announcement.model_dump_json())
 
     async def withdraw(self, worker: str) -> None:
         """Take back a worker's announcement."""
-        async with _client_errors():
+        async with client_errors():
             await cast(Any, self.redis.delete(f"{self.scripts.base}worker:{worker}"))
 
     async def claim(
@@ -314,7 +352,7 @@ class JobQueue:
         if batch_keys is not None and not batch_keys:
             return None
         token = token or uuid.uuid4().hex
-        async with _client_errors():
+        async with client_errors():
             reply = await self.scripts.claim(stage=stage, worker=worker, token=token, batch_keys=batch_keys or ())
         for _ in reply.dropped:
             metrics.JOBS_FINISHED.labels(stage=stage, status=JobStatus.FAILED).inc()
@@ -342,29 +380,6 @@ class JobQueue:
                 errors=[FieldProblem(field="", code="too_large", message=f"must be at most {limit} bytes")],
             )
 
-    def _full(self, drain_rate: float) -> QueueFull:
-        """Ask the client to return when a tenth of the queue will be free, so that it finds room."""
-        wait_s = UNMEASURED_RETRY_AFTER_S
-        if drain_rate > 0:
-            wait_s = math.ceil(max(1, self.settings.max_queued / 10) / drain_rate)
-        retry_after_s = min(MAX_RETRY_AFTER_S, max(MIN_RETRY_AFTER_S, wait_s))
-        return QueueFull(
-            f"{self.settings.max_queued} jobs are waiting; no more are taken now.",
-            retry_after_s=retry_after_s,
-        )
-
-
-@asynccontextmanager
-async def _client_errors() -> AsyncIterator[None]:
-    """Turn what the server cannot do now into QueueUnavailable."""
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        ours = unavailable(error)
-        if ours is None:
-            raise
-        raise ours from error
-
 
 def _check_name(what: str, name: str) -> None:
     if not _NAME.fullmatch(name):
@@ -373,13 +388,3 @@ def _check_name(what: str, name: str) -> None:
 
 def _not_found(job_id: str) -> NotFound:
     return NotFound(f"There is no job {job_id[:64]}.")
-
-
-def _present(view: View | None) -> View:
-    if view is None:
-        raise RuntimeError("the script answered without a job")
-    return view
-
-
-def _id(view: View) -> str:
-    return view.record["id"]

@@ -15,8 +15,10 @@ from shared.contracts import (
     Progress,
     QueuePosition,
     Stage,
+    Task,
     Timings,
 )
+from shared.jobs.estimates import Outlook, remaining_ms
 from shared.jobs.scripts import View
 
 _IMAGES = TypeAdapter(list[ImageResult])
@@ -28,12 +30,23 @@ def images_json(images: list[ImageResult]) -> str:
 
 
 def job_of(view: View, job_id: str, request: GenerationRequest | None = None) -> Job:
-    """Return the record of a viewed job with its place in the queue; `request` spares reading it again."""
+    """Return the record of a viewed job with its place in the queue and its estimate; `request` spares reading it
+    again."""
     job = job_from(view.record, job_id, request)
-    if view.position >= 0:
-        eta_s = round((view.position + 1) / view.drain_rate, 3) if view.drain_rate > 0 else None
-        job.queue = QueuePosition(position=view.position, eta_s=eta_s)
+    if view.outlook is not None:
+        if view.outlook.elapsed_ms is None:
+            job.queue = QueuePosition(position=view.outlook.loads[0].earlier)
+        job.eta_s = _eta_s(job, view.outlook, view.record)
     return job
+
+
+def _eta_s(job: Job, outlook: Outlook, record: Mapping[str, str]) -> float | None:
+    stages = [Stage.RENDER] if job.stage is Stage.RENDER else [Stage.PROMPT]
+    if job.stage is Stage.PROMPT and job.request.task is not Task.PROMPT and not job.request.approve:
+        stages.append(Stage.RENDER)
+    done = job.progress.step / job.progress.total_steps if job.progress else 0.0
+    left_ms = remaining_ms(outlook, [int(record[f"charge:{stage}"]) for stage in stages], done)
+    return None if left_ms is None else round(left_ms / 1000, 2)
 
 
 def job_from(record: Mapping[str, str], job_id: str, request: GenerationRequest | None = None) -> Job:

@@ -1,13 +1,15 @@
 """The Lua transitions and their typed signatures.
 
-Each file of `lua/` becomes one script: its first line (the flags), the prelude that all share, its own body.
+Each file of `lua/` becomes one script: its first line (the flags), the prelude that all share, its own body; those that
+are limited by tenant get `limits.lua` between the two.
 Flags matter: a script without `allow-oom` is refused as a whole when the server's memory is full, so only
-transitions that bring in new work (`submit`, `approve`, `replay`) lack it; running jobs can always end.
+transitions that bring in new work (`submit`, `spend`, `approve`, `replay`) lack it; running jobs can always end.
 
 The client sends a script by its hash and loads it again when the server has forgotten it (restart, flush,
 fail-over).
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,12 +19,16 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from shared.contracts import Lane, Stage
+from shared.contracts import JobStatus, Lane, Stage, Task
+from shared.contracts.limits import UNBOUNDED, UNIT, Charge, Left, Limits, Standing
 from shared.errors import AttemptsExhausted, DeadlineExceeded, JobError
+from shared.jobs.estimates import Load, Outlook
 from shared.settings import QueueSettings
 
 FOLDER = Path(__file__).parent / "lua"
 PRELUDE = "prelude"
+LIMITS = "limits"
+LIMITED = frozenset({"submit", "spend"})  # the scripts that ask for a tenant's limits
 
 _EXHAUSTED = AttemptsExhausted("The job was started as often as allowed, and no attempt came to an end.")
 _EXPIRED = DeadlineExceeded("The job's deadline passed while it was waiting.")
@@ -39,24 +45,25 @@ def load_sources() -> Mapping[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A job as a script answers it.
-
-    `position`: jobs of its stage that were queued earlier, -1 when it is not queued. `drain_rate`: per
-    second.
-    """
+    """A job as a script answers it; the outlook is None when it neither waits for a worker nor has one."""
 
     record: Mapping[str, str]
-    position: int
-    drain_rate: float
+    outlook: Outlook | None
 
 
 @dataclass(frozen=True, slots=True)
 class ViewReply:
-    """Outcome of a transition with the job as it is then, if the outcome comes with one."""
+    """Outcome of a transition with the job as it is then, if the outcome comes with one.
+
+    `limit`: the one of `Standing` that refuses the job; `wait_ms`: until it may be asked for again, -1 when unknown.
+    """
 
     outcome: str
     view: View | None = None
     drain_rate: float = 0.0
+    limit: str = ""
+    wait_ms: int = 0
+    standing: Standing = UNBOUNDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +110,8 @@ class Scripts:
             settings.idempotency_s,
             settings.ageing_ms,
         )
-        self._scripts = {name: redis.register_script(self.source(name)) for name in sources if name != PRELUDE}
+        names = sources.keys() - {PRELUDE, LIMITS}
+        self._scripts = {name: redis.register_script(self.source(name)) for name in names}
         self._exhausted = _problem(_EXHAUSTED)
         self._expired = _problem(_EXPIRED)
         self._unapproved = _problem(_UNAPPROVED)
@@ -111,7 +119,8 @@ class Scripts:
     def source(self, name: str) -> str:
         """Return the whole text of a script."""
         flags, _, body = self.sources[name].partition("\n")
-        return f"{flags}\n{self.sources[PRELUDE]}\n{body}"
+        limits = self.sources[LIMITS] if name in LIMITED else ""
+        return f"{flags}\n{self.sources[PRELUDE]}\n{limits}\n{body}"
 
     def arguments(self, *own: str | int) -> list[str | int]:
         """Return the arguments of a script: the limits, then its own."""
@@ -134,8 +143,11 @@ class Scripts:
         later: Stage | None,
         request: str,
         prompt: str,
+        limits: Limits,
+        charge: Charge,
+        task: Task,
     ) -> ViewReply:
-        """Accept a job: `created`, `known` (by its idempotency key), `conflict`, `gone` or `full`."""
+        """Accept a job: `created`, `known` (by its idempotency key), `conflict`, `gone`, `limited` or `full`."""
         reply = await self._call(
             "submit",
             job_id,
@@ -149,8 +161,24 @@ class Scripts:
             later or "",
             request,
             prompt,
+            limits.requests_per_minute,
+            limits.burst,
+            limits.max_jobs,
+            round(limits.units_per_day * UNIT),
+            charge.prompt,
+            charge.render,
+            task,
         )
-        return _view_reply(reply)
+        return _submit_reply(reply)
+
+    async def recall(self, *, tenant: str, body_hash: str, idempotency_key: str) -> ViewReply:
+        """Find the job of an idempotency key: `known`, `conflict`, `gone` or `unknown`."""
+        return _view_reply(await self._call("recall", tenant, body_hash, idempotency_key))
+
+    async def spend(self, *, tenant: str, limits: Limits) -> ViewReply:
+        """Take a token of a tenant's bucket: `ok` or `limited`."""
+        outcome, wait_ms, standing = await self._call("spend", tenant, limits.requests_per_minute, limits.burst)
+        return ViewReply(outcome, limit="requests", wait_ms=wait_ms, standing=_standing(standing))
 
     async def claim(self, *, stage: Stage, worker: str, token: str, batch_keys: Collection[str]) -> ClaimReply:
         """Hand out the next job of a stage."""
@@ -205,6 +233,13 @@ class Scripts:
         reply = await self._call("read", job_id, tenant)
         return None if reply is None else _view(reply)
 
+    async def list_jobs(
+        self, *, tenant: str, after: str, limit: int, status: JobStatus | None, task: Task | None
+    ) -> tuple[Sequence[tuple[str, View]], str]:
+        """Read a page of a tenant's jobs as (id, view), and the place after which the next one goes on ('': none)."""
+        page, last = await self._call("list", tenant, after, limit, status or "", task or "")
+        return [(job_id, _view(view)) for job_id, view in page], last
+
     async def reap(self) -> ReapReply:
         """Take jobs from silent workers, drop jobs whose time is over, measure the queues."""
         reply = await self._call("reap", self._exhausted, self._expired, self._unapproved)
@@ -235,8 +270,13 @@ def _pairs(flat: Sequence[str]) -> dict[str, str]:
 
 
 def _view(reply: Sequence[Any]) -> View:
-    record, position, drain_rate = reply
-    return View(_pairs(record), position, float(drain_rate))
+    record, flat, elapsed_ms = reply
+    loads = [Load(earlier, running, float(mean_ms), _ratio(ms, units)) for earlier, running, mean_ms, ms, units in flat]
+    return View(_pairs(record), Outlook(loads, None if elapsed_ms < 0 else elapsed_ms) if loads else None)
+
+
+def _ratio(ms: str, units: str) -> float:
+    return float(ms) / float(units) if float(units) > 0 else 0.0
 
 
 def _view_reply(reply: Sequence[Any]) -> ViewReply:
@@ -244,6 +284,27 @@ def _view_reply(reply: Sequence[Any]) -> ViewReply:
     if outcome == "full":
         return ViewReply(outcome, drain_rate=float(rest[0]))
     return ViewReply(outcome, _view(rest[0]) if rest else None)
+
+
+def _submit_reply(reply: Sequence[Any]) -> ViewReply:
+    match reply:
+        case ["created", view, standing]:
+            return ViewReply("created", _view(view), standing=_standing(standing))
+        case ["limited", limit, wait_ms, rate, standing]:
+            return ViewReply("limited", None, float(rate), limit, wait_ms, _standing(standing))
+        case _:
+            return _view_reply(reply)
+
+
+def _standing(reply: Sequence[int]) -> Standing:
+    if not reply:  # of a call that came again: nothing was looked at
+        return UNBOUNDED
+    requests, requests_ms, jobs, units, units_ms = reply
+    return Standing(
+        requests=None if requests < 0 else Left(requests, math.ceil(requests_ms / 1_000)),
+        jobs=None if jobs < 0 else Left(jobs),
+        units=None if units < 0 else Left(units // UNIT, math.ceil(units_ms / 1_000)),
+    )
 
 
 def _end_reply(reply: Sequence[Any]) -> EndReply:

@@ -8,6 +8,8 @@ becomes a short line.
 import asyncio
 import logging
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -135,6 +137,18 @@ def _durability_problems(demanded: str, appendonly: str, appendfsync: str | None
 
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
+
+
+@asynccontextmanager
+async def client_errors() -> AsyncIterator[None]:
+    """Turn what the server cannot do now into QueueUnavailable."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        ours = unavailable(error)
+        if ours is None:
+            raise
+        raise ours from error
 
 
 def unavailable(error: RedisError | OSError) -> QueueUnavailable | None:

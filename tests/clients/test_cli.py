@@ -175,6 +175,26 @@ async def test_a_job_is_shown_as_its_record(house: House, tmp_path: Path) -> Non
     assert json.loads(out)["id"] == job.id
 
 
+async def test_jobs_are_listed_the_latest_first(house: House, tmp_path: Path) -> None:
+    house.prompt.gate.clear()
+    first, second = await house.submit(instruction="a fox\nat night"), await house.submit()
+    await house.http.post(f"/v1/jobs/{second.id}/cancel")
+    _, out, _ = await llmga(tmp_path, "jobs", "list", "--url", house.url)
+    rows = [line.split(maxsplit=1) for line in out.splitlines()]
+    assert [row[0] for row in rows] == [second.id, first.id]
+    assert rows[0][1].startswith("canceled ")
+    assert rows[1][1].endswith("a fox at night")
+    options = ("--status", "canceled", "--json", "--url", house.url)
+    _, out, _ = await llmga(tmp_path, "jobs", "list", *options)
+    assert [job["id"] for job in json.loads(out)] == [second.id]
+    _, out, _ = await llmga(tmp_path, "jobs", "list", "--limit", "1", "--url", house.url)
+    assert len(out.splitlines()) == 1
+
+
+def test_every_status_can_be_asked_for() -> None:
+    assert list(cli.JOB_STATUSES) == list(JobStatus)
+
+
 async def test_models_are_listed_with_what_they_are(house: House, tmp_path: Path) -> None:
     _, out, _ = await llmga(tmp_path, "models", "--url", house.url)
     rows = [line.split() for line in out.splitlines()]

@@ -9,7 +9,7 @@ import pytest
 
 from clients.client import Client
 from clients.errors import ServerProblem, UnexpectedAnswer, Unreachable
-from shared.contracts import Event, EventType, GenerationRequest, JobStatus
+from shared.contracts import Event, EventType, GenerationRequest, JobStatus, Task
 from tests.gateway.conftest import House, until
 from tests.gateway.pictures import file_of, pixels_of
 
@@ -149,6 +149,17 @@ def _until_held(client: Client, job_id: str) -> list[Event]:
         if event.type is EventType.AWAITING_APPROVAL:
             break
     return events
+
+
+async def test_jobs_are_listed_over_all_pages(client: Client) -> None:
+    jobs = [await asyncio.to_thread(client.submit, REQUEST) for _ in range(5)]
+    for job in jobs:
+        await asyncio.to_thread(client.wait, job.id)
+    listed = await asyncio.to_thread(lambda: list(client.jobs(per_page=2)))
+    assert [job.id for job in listed] == [job.id for job in reversed(jobs)]
+    succeeded = await asyncio.to_thread(lambda: list(client.jobs(status=JobStatus.SUCCEEDED, per_page=2)))
+    assert [job.id for job in succeeded] == [job.id for job in listed]
+    assert await asyncio.to_thread(lambda: list(client.jobs(task=Task.PROMPT))) == []
 
 
 async def test_the_same_key_gives_the_same_job(client: Client) -> None:

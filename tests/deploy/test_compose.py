@@ -9,7 +9,7 @@ import pytest
 
 from clients.local.plan import WORKER_STOP_S
 from shared.jobs import check_server, connect
-from shared.settings import PREFIX, RedisSettings, Settings, describe
+from shared.settings import CLIENT_VARIABLES, PREFIX, RedisSettings, Settings, describe
 from tests.deploy.composition import ROOT, Dockerfile, compose, env_file, interpolated, variables
 from tests.valkey import valkey_binary
 
@@ -128,7 +128,7 @@ def test_every_variable_of_the_project_is_a_setting() -> None:
         if name != "LLMGA_"
     }
     assert len(named) > 10
-    assert named <= known
+    assert named <= known | CLIENT_VARIABLES
 
 
 def test_the_shells_variables_are_documented_and_not_mistaken_for_settings() -> None:
@@ -174,8 +174,13 @@ def test_every_volume_is_used() -> None:
 def test_what_a_service_writes_lies_on_a_volume(name: str) -> None:
     settings = settings_of(name)
     assert mounts(name)[settings.artifacts.url.removeprefix("file://")] == ("artifacts", False)
-    if name != "gateway":
-        assert str(settings.home) in mounts(name)
+    assert str(settings.home) in mounts(name)
+
+
+def test_the_gateway_asks_for_keys_that_outlive_its_container() -> None:
+    settings = settings_of("gateway")
+    assert settings.auth.mode == "keys"
+    assert mounts("gateway")[str(settings.keys_path.parent)] == ("gateway-home", False)
 
 
 @pytest.mark.parametrize("name", ["mllm", "mllm-cpu", "diffusion", "diffusion-cpu"])

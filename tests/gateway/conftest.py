@@ -14,7 +14,7 @@ from gateway.server import GatewayServer
 from shared.artifacts import ArtifactStore, open_store
 from shared.contracts import Job, Stage
 from shared.jobs import JobQueue
-from shared.settings import GatewaySettings, QueueSettings, RedisSettings, Settings
+from shared.settings import AuthSettings, GatewaySettings, QueueSettings, RedisSettings, Settings
 from tests.gateway.workers import Worker
 
 PATIENCE_S = 60.0  # for a machine that is busy with other things
@@ -93,7 +93,8 @@ def settings(
     redis_settings: RedisSettings, queue_settings: QueueSettings, gateway_settings: GatewaySettings, tmp_path: Path
 ) -> Settings:
     """Return settings for a system of the test's own."""
-    return Settings(home=tmp_path, redis=redis_settings, queue=queue_settings, gateway=gateway_settings)
+    auth = AuthSettings(mode="none")  # what is not about keys has none
+    return Settings(home=tmp_path, redis=redis_settings, queue=queue_settings, gateway=gateway_settings, auth=auth)
 
 
 @pytest.fixture

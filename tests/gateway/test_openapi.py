@@ -9,11 +9,23 @@ from pydantic import TypeAdapter
 
 from clients.sse import messages
 from gateway import examples
-from gateway.answers import ModelList, Readiness
+from gateway.answers import ModelCard, ModelList, Readiness
 from gateway.app import create_app
 from gateway.approval import Approval
+from gateway.openai.chat_shapes import ChatBody, ChatCompletion
+from gateway.openai.image_answers import ImagesAnswer
+from gateway.openai.image_requests import ImageBody
 from gateway.routes.images import Upload
-from shared.contracts import Event, EventType, GenerationRequest, Job, Problem, UploadedImage
+from shared.contracts import (
+    Event,
+    EventType,
+    GenerationRequest,
+    Job,
+    JobList,
+    OpenAIErrorEnvelope,
+    Problem,
+    UploadedImage,
+)
 from shared.settings import Settings
 from tests.gateway.conftest import House, until
 
@@ -22,6 +34,7 @@ PARTS: dict[str, TypeAdapter[Any]] = {
     for name, kind in {
         "GenerationRequest": GenerationRequest,
         "Job": Job,
+        "JobList": JobList,
         "Event": Event,
         "Problem": Problem,
         "ModelList": ModelList,
@@ -29,6 +42,12 @@ PARTS: dict[str, TypeAdapter[Any]] = {
         "Approval": Approval,
         "Upload": Upload,
         "UploadedImage": UploadedImage,
+        "ModelCard": ModelCard,
+        "ImageBody": ImageBody,
+        "ImagesAnswer": ImagesAnswer,
+        "ChatBody": ChatBody,
+        "ChatCompletion": ChatCompletion,
+        "OpenAIErrorEnvelope": OpenAIErrorEnvelope,
     }.items()
 }
 
@@ -126,6 +145,8 @@ async def test_what_is_answered_is_described(house: House, description: dict[str
         ("post", "/v1/generations", {}, {"content": b"{", "headers": {"Content-Type": "application/json"}}),
         ("post", "/v1/generations", {}, {"json": {"n": 0}}),
         ("post", "/v1/generations", {}, {"content": b" " * 2_000_000}),
+        ("get", "/v1/jobs", {}, {}),
+        ("get", "/v1/jobs", {}, {"params": {"status": "lost"}}),
         ("get", "/v1/jobs/{job_id}", {"job_id": job.id}, {}),
         ("get", "/v1/jobs/{job_id}", {"job_id": "nope"}, {}),
         ("get", "/v1/jobs/{job_id}/events", {"job_id": job.id}, {}),

@@ -13,6 +13,7 @@ from shared.contracts import (
     OutputFormat,
     Phase,
     PromptMode,
+    Restore,
     Scheduler,
     ServedModel,
     Stage,
@@ -32,11 +33,12 @@ BOTH = Offers.of([worker(Stage.PROMPT, PROMPT_MODEL), worker(Stage.RENDER, RENDE
 
 def test_every_open_value_is_filled() -> None:
     resolved = resolve(GenerationRequest(instruction="a"), BOTH, seed=5)
-    assert None not in resolved.request.model_dump(exclude={"deadline_s", "image"}).values()
+    optional = {"deadline_s", "image", "mask", "outpaint", "strength", "output_compression"}
+    assert None not in resolved.request.model_dump(exclude=optional).values()
     assert resolved.request.seed == 5
     assert resolved.stage is Stage.PROMPT
     assert resolved.prompt is None
-    assert resolved.batch_key == "painter/128x128"
+    assert resolved.batch_key == "painter"
 
 
 def test_what_the_client_chose_is_kept() -> None:
@@ -96,6 +98,23 @@ def test_model_that_nobody_serves_is_refused_with_those_that_are() -> None:
     assert caught.value.served_models == ["painter"]
 
 
+def test_an_adapter_has_to_be_the_model_s_on_all_of_its_workers() -> None:
+    chalk = RENDER_MODEL.model_copy(update={"adapters": ["chalk"]})
+    both = RENDER_MODEL.model_copy(update={"adapters": ["ink", "chalk"]})
+    offers = Offers.of([worker(Stage.RENDER, both, name="w-1"), worker(Stage.RENDER, chalk, name="w-2")])
+
+    def wanted(*names: str) -> GenerationRequest:
+        adapters = [{"name": name, "weight": 0.5} for name in names]
+        return GenerationRequest.model_validate({"instruction": "a", "prompt_mode": "verbatim", "adapters": adapters})
+
+    assert resolve(wanted("chalk"), offers, seed=1).request.adapters == wanted("chalk").adapters
+    with pytest.raises(InvalidRequest) as caught:
+        resolve(wanted("chalk", "ink"), offers, seed=1)
+    assert [(error.field, error.code, error.message) for error in caught.value.errors] == [
+        ("adapters", "not_offered", "`painter` offers chalk")
+    ]
+
+
 def test_all_that_the_model_does_not_do_is_named() -> None:
     stock_only = RENDER_MODEL.model_copy(update={"prompt_encodings": [PromptEncoding.STOCK]})
     offers = Offers.of([worker(Stage.PROMPT, PROMPT_MODEL), worker(Stage.RENDER, stock_only)])
@@ -143,7 +162,7 @@ def test_a_prompt_may_be_as_long_as_the_model_s_text_encoder_takes() -> None:
     ("prompt_tasks", "render_tasks", "who"),
     [
         ([Task.TEXT_TO_IMAGE, Task.PROMPT], [*Task], "the language models offer text_to_image, prompt"),
-        ([*Task], [Task.TEXT_TO_IMAGE], "`painter` offers text_to_image"),
+        ([*Task], [Task.TEXT_TO_IMAGE], "the diffusion models offer text_to_image"),
     ],
 )
 def test_task_that_nobody_does_is_refused_with_those_that_are_done(
@@ -165,3 +184,43 @@ def test_task_that_nobody_does_is_refused_with_those_that_are_done(
 def test_language_model_that_has_not_said_what_it_does_is_waited_for() -> None:
     offers = Offers.of([worker(Stage.PROMPT, phase=Phase.CONVERTING), worker(Stage.RENDER, RENDER_MODEL)])
     assert resolve(GenerationRequest(task=Task.SIMILAR, image=IMAGE), offers, seed=1).stage is Stage.PROMPT
+
+
+def test_a_task_gets_the_model_that_is_made_for_it_and_otherwise_the_default_one() -> None:
+    inpainter = RENDER_MODEL.model_copy(
+        update={"name": "inpainter", "default": False, "tasks": [Task.INPAINT, Task.OUTPAINT]}
+    )
+    both = Offers.of([worker(Stage.PROMPT, PROMPT_MODEL), worker(Stage.RENDER, RENDER_MODEL, inpainter)])
+    inpaint = GenerationRequest(task=Task.INPAINT, image=IMAGE, mask=IMAGE)
+    assert resolve(inpaint, both, seed=1).request.model == "inpainter"
+    assert resolve(inpaint, BOTH, seed=1).request.model == "painter"
+    assert resolve(GenerationRequest(instruction="a"), both, seed=1).request.model == "painter"
+    chosen = inpaint.model_copy(update={"model": "painter"})
+    assert resolve(chosen, both, seed=1).request.model == "painter"
+    with pytest.raises(InvalidRequest) as refused:
+        resolve(GenerationRequest(instruction="a", model="inpainter"), both, seed=1)
+    (problem,) = refused.value.errors
+    assert (problem.field, problem.message) == ("task", "`inpainter` offers inpaint, outpaint")
+
+
+def test_an_inpaint_makes_all_its_steps_and_a_similar_picture_starts_from_noise_unless_told_otherwise() -> None:
+    inpaint = GenerationRequest(task=Task.INPAINT, image=IMAGE, mask=IMAGE)
+    similar = GenerationRequest(task=Task.SIMILAR, image=IMAGE)
+    assert resolve(inpaint, BOTH, seed=1).request.strength == 1.0
+    assert resolve(similar, BOTH, seed=1).request.strength is None
+    for wanted in (inpaint, similar):
+        told = wanted.model_copy(update={"strength": 0.4})
+        assert resolve(told, BOTH, seed=1).request.strength == 0.4
+
+
+def test_a_restoration_that_is_insisted_on_needs_a_network_at_every_worker_of_the_model() -> None:
+    request = GenerationRequest(task=Task.INPAINT, image=IMAGE, mask=IMAGE, restore=Restore.ON)
+    with_network = worker(Stage.RENDER, RENDER_MODEL.model_copy(update={"restores": True}))
+    without = worker(Stage.RENDER, RENDER_MODEL)
+    writers = worker(Stage.PROMPT, PROMPT_MODEL)
+    assert resolve(request, Offers.of([writers, with_network]), seed=1).request.restore is Restore.ON
+    mixed = Offers.of([writers, with_network, without])
+    with pytest.raises(InvalidRequest) as refused:
+        resolve(request, mixed, seed=1)
+    assert [(problem.field, problem.code) for problem in refused.value.errors] == [("restore", "not_offered")]
+    assert resolve(request.model_copy(update={"restore": Restore.AUTO}), mixed, seed=1).stage is Stage.PROMPT

@@ -116,6 +116,7 @@ async def _process(settings: Settings) -> AsyncIterator[tuple[asyncio.subprocess
         "LLMGA_REDIS__NAMESPACE": settings.redis.namespace,
         "LLMGA_GATEWAY__PORT": str(port),
         "LLMGA_GATEWAY__METRICS_PORT": str(metrics_port),
+        "LLMGA_AUTH__MODE": "none",
     }
     process = await asyncio.create_subprocess_exec(
         *COMMAND, env={**os.environ, **environment}, stderr=asyncio.subprocess.PIPE

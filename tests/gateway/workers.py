@@ -1,6 +1,7 @@
 """Small workers that claim through the real queue: words for prompts, plain colors for pictures."""
 
 import asyncio
+import base64
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from shared.contracts import (
     EventType,
     GenerationPrompt,
     ImageResult,
+    OutputFormat,
     Phase,
     Scheduler,
     ServedModel,
@@ -29,7 +31,7 @@ RENDER_MODEL = ServedModel(
     name="painter",
     default=True,
     kind="sd15",
-    tasks=[Task.TEXT_TO_IMAGE, Task.SIMILAR],
+    tasks=[Task.TEXT_TO_IMAGE, Task.SIMILAR, Task.INPAINT, Task.OUTPAINT],
     size="128x128",
     max_side_px=256,
     num_inference_steps=4,
@@ -39,6 +41,13 @@ RENDER_MODEL = ServedModel(
     prompt_encodings=[PromptEncoding.LLMGA, PromptEncoding.STOCK],
     max_prompt_tokens={PromptEncoding.LLMGA: 225, PromptEncoding.STOCK: 75},
 )
+
+PREVIEW = {
+    "media_type": "image/jpeg",
+    "width": 8,
+    "height": 8,
+    "data": base64.b64encode(encode_image(np.zeros((8, 8, 3), np.uint8), OutputFormat.JPEG, {})).decode(),
+}
 
 
 class Worker:
@@ -59,6 +68,7 @@ class Worker:
         self.name = name or f"test-{stage}"
         self.phase = phase
         self.detail = "as the test wants it"
+        self.url: str | None = None
         self.models = models or [PROMPT_MODEL if stage is Stage.PROMPT else RENDER_MODEL]
         self.gate = asyncio.Event()
         self.gate.set()
@@ -78,7 +88,12 @@ class Worker:
     def announcement(self) -> Announcement:
         """Return this worker's word on itself."""
         return Announcement(
-            worker=self.name, stage=self.stage, phase=self.phase, detail=self.detail, models=self.models
+            worker=self.name,
+            stage=self.stage,
+            phase=self.phase,
+            detail=self.detail,
+            models=self.models,
+            url=self.url,
         )
 
     @asynccontextmanager
@@ -125,6 +140,8 @@ class Worker:
             for step in range(request.num_inference_steps):
                 data = {"index": index, "step": step + 1, "total_steps": request.num_inference_steps}
                 await claim.emit(EventType.RENDER_PROGRESS, data)
+                if step < request.previews:
+                    await claim.emit(EventType.RENDER_PREVIEW, data | PREVIEW)
             color = hashlib.sha256(f"{claim.job.prompt}{request.seed + index}".encode()).digest()[:3]
             pixels = np.full((height, width, 3), list(color), dtype=np.uint8)
             data_bytes = encode_image(pixels, request.output_format, {"seed": str(request.seed + index)})

@@ -19,6 +19,8 @@ BOUNDED = {
     "rule": "the fall-back rules of the prompt parser",
     "model": "configured names",
     "format": "an enumeration",
+    "limit": "the limits that a tenant has",
+    "restoration": "an enumeration",
 }
 UNITS = {
     "requests",
@@ -26,12 +28,16 @@ UNITS = {
     "followers",
     "jobs",
     "leases",
+    "previews",
     "workers",
     "tokens",
     "prompts",
     "rows",
     "steps",
     "images",
+    "bytes",
+    "recompiles",
+    "levels",
 }
 KINDS = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 

@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,16 @@ def test_nested_names_reach_their_group() -> None:
     assert settings.gateway.port == 9000
     assert settings.log.prompts
     assert settings.home == Path("/var/lib/llmga")
+
+
+def test_the_clients_key_in_the_same_shell_is_no_setting_and_no_mistake() -> None:
+    assert Settings.load({"LLMGA_API_KEY": "llmga_secret"}) == Settings()
+
+
+def test_keys_are_in_the_home_unless_another_file_is_named() -> None:
+    assert Settings.load({"LLMGA_HOME": "/var/lib/llmga"}).keys_path == Path("/var/lib/llmga/keys.json")
+    named = {"LLMGA_HOME": "/var/lib/llmga", "LLMGA_AUTH__KEYS_FILE": "/etc/llmga/keys.json"}
+    assert Settings.load(named).keys_path == Path("/etc/llmga/keys.json")
 
 
 def test_models_are_a_json_object() -> None:
@@ -212,3 +223,12 @@ def test_variables_map_to_one_path_each() -> None:
 
 def test_worker_names_are_new_each_time() -> None:
     assert len({worker_name() for _ in range(10)}) == 10
+
+
+def test_gateways_reach_a_language_model_where_it_listens_or_where_it_says() -> None:
+    assert Settings.load({"LLMGA_MLLM__PORT": "9001"}).mllm.reachable_url == "http://127.0.0.1:9001"
+    assert Settings.load({"LLMGA_MLLM__HOST": "::1"}).mllm.reachable_url == "http://[::1]:8001"
+    assert Settings.load({"LLMGA_MLLM__URL": "http://pod:80"}).mllm.reachable_url == "http://pod:80"
+    everywhere = Settings.load({"LLMGA_MLLM__HOST": "0.0.0.0"}).mllm.reachable_url
+    assert everywhere == f"http://{socket.gethostname()}:8001"
+    assert problems({"LLMGA_MLLM__URL": "pod:80"})

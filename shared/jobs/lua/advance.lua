@@ -8,6 +8,7 @@ if answer ~= 'ok' then return {answer} end
 
 local spent_ms = leave(job)
 count_finish(job.stage)
+learn(job, spent_ms)
 redis.call('HSET', job_key(id), 'prompt', prompt, 'did:advance', token)
 append(id, 'prompt.completed', '{"prompt":' .. prompt .. '}')
 if next_step == 'succeeded' then

@@ -102,6 +102,7 @@ local leftovers = {'emitted', 'total_steps'}
 for index = 0, MAX_IMAGES - 1 do leftovers[#leftovers + 1] = 'step:' .. index end
 redis.call('HDEL', job_key(job.id), unpack(leftovers))
 redis.call('ZADD', leases, now_ms + lease_ms, job.id)
+redis.call('ZADD', running_key(stage), now_ms, job.id)
 redis.call('SET', base .. 'claim:' .. token, job.id, 'PX', lease_ms)
 append(job.id, 'job.started',
   '{"stage":"' .. stage .. '","attempt":' .. attempt .. ',"worker":' .. cjson.encode(worker) .. '}')

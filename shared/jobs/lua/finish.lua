@@ -7,6 +7,7 @@ if answer ~= 'ok' then return {answer} end
 
 local spent_ms = leave(job)
 count_finish(job.stage)
+learn(job, spent_ms)
 redis.call('HSET', job_key(id), 'images', images, 'prompt', prompt, 'did:finish', token)
 conclude(job, 'succeeded', 'job.succeeded', '{"images":' .. images .. '}')
 return {'ok', spent_ms}

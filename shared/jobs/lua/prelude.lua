@@ -8,11 +8,18 @@
 --   queue:<stage>:<lane>:tenant:<tenant>      zset: job -> place
 --   queue:<stage>:<lane>:key:<tenant>:<key>   zset: job -> place
 --   leases          zset: running job -> end of its lease in ms
+--   running:<stage> zset: running job -> time in ms at which its attempt began
 --   deadlines       zset: job that is not running -> time in ms at which it is dropped
 --   dead            zset: dead letter -> time in ms of its death
 --   finishes:<stage> list: times in ms of the latest ends of that stage, newest first
 --   counters        hash: turn, place, passed:<stage>
 --   idempotency:<tenant>:<key>                string: body hash, job
+--   active:<tenant> set: its jobs that have not ended
+--   jobs:<tenant>   zset: all its jobs -> place of their submission
+--   ended:<tenant>  zset: those that have ended -> time in ms at which their records expire
+--   pace:<stage>, pace:<stage>:<batch key>    hash: ms and thousandths of cost units of a job there, of late
+--   bucket:<tenant> string: time in us at which its token bucket is full again
+--   spent:<tenant>:<day> string: thousandths of cost units charged on that day (days since 1970, UTC)
 --   claim:<token>   string: job               worker:<name> string: announcement     workers zset: name -> expiry
 -- A job's place is the server's time of its submission in microseconds, made unique and increasing: it orders the
 -- queue, a job that is queued again keeps it, and it says how long the job has waited.
@@ -27,6 +34,8 @@ local ageing_ms = tonumber(ARGV[7])
 local MAX_FINISHES = 100  -- enough for a steady rate, little enough to follow a change
 local MAX_DEAD = 1000  -- more dead letters than anybody reads
 local MAX_IMAGES = 8  -- of one job, as in the contract
+local MAX_UNLISTED = 100  -- at each end of a job, which adds one: what has piled up goes away by and by
+local PACE_WEIGHT = 0.2  -- of the latest job: the last three count for half, so that a change is seen at once
 
 local clock = redis.call('TIME')
 local now_us = clock[1] * 1000000 + clock[2]
@@ -40,6 +49,11 @@ local leases = base .. 'leases'
 local deadlines = base .. 'deadlines'
 local dead = base .. 'dead'
 local counters = base .. 'counters'
+local function running_key(stage) return base .. 'running:' .. stage end
+local function active_key(tenant) return base .. 'active:' .. tenant end
+local function jobs_key(tenant) return base .. 'jobs:' .. tenant end
+local function ended_key(tenant) return base .. 'ended:' .. tenant end
+local function spent_key(tenant, day) return base .. 'spent:' .. tenant .. ':' .. day end
 
 local FIELDS = {
   'status', 'stage', 'lane', 'tenant', 'batch_key', 'place', 'deadline', 'attempts', 'token', 'worker', 'started', 'queued',
@@ -115,6 +129,7 @@ local function leave(job)
   redis.call('HDEL', job_key(job.id), 'token', 'worker', 'started')
   redis.call('DEL', base .. 'claim:' .. job.token)
   redis.call('ZREM', leases, job.id)
+  redis.call('ZREM', running_key(job.stage), job.id)
   return spent_ms
 end
 
@@ -135,12 +150,74 @@ local function drain_rate(stage)
   return string.format('%.6f', (count - 1) * 1000 / window_ms)
 end
 
+-- Return the keys of a stage's pace: of all jobs, and of those like this one.
+local function pace_keys(job, stage)
+  local all = base .. 'pace:' .. stage
+  -- The language model does not know for which diffusion model it writes.
+  return all, stage == 'render' and all .. ':' .. job.batch_key or all
+end
+
+-- Remember how long a job that came through its stage took, for estimates. What was interrupted says nothing: a later
+-- attempt may have gone on where an earlier one was lost.
+local function learn(job, spent_ms)
+  local facts = redis.call('HMGET', job_key(job.id), 'ms:' .. job.stage, 'charge:' .. job.stage)
+  local units = tonumber(facts[2])
+  if units == 0 or tonumber(facts[1]) ~= spent_ms then return end
+  local all, alike = pace_keys(job, job.stage)
+  for _, key in ipairs(all == alike and {all} or {all, alike}) do
+    local known = redis.call('HMGET', key, 'ms', 'units')
+    local ms, mean_units = tonumber(known[1] or spent_ms), tonumber(known[2] or units)
+    redis.call('HSET', key,
+      'ms', ms + PACE_WEIGHT * (spent_ms - ms), 'units', mean_units + PACE_WEIGHT * (units - mean_units))
+    redis.call('EXPIRE', key, retention_s)
+  end
+end
+
+-- Put a job into its tenant's list, or keep it there although it had ended.
+local function list(job)
+  redis.call('ZADD', jobs_key(job.tenant), 'NX', job.place, job.id)
+  redis.call('ZREM', ended_key(job.tenant), job.id)
+  for _, key in ipairs({jobs_key(job.tenant), ended_key(job.tenant)}) do
+    redis.call('PERSIST', key)  -- safeguard: list of jobs under way
+  end
+end
+
+-- Let a job that has ended leave its tenant's list when its record expires, and those whose time has come leave now.
+local function unlist(job)
+  local jobs, ended = jobs_key(job.tenant), ended_key(job.tenant)
+  redis.call('ZADD', ended, now_ms + retention_s * 1000, job.id)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', ended, '-inf', now_ms, 'LIMIT', 0, MAX_UNLISTED)) do
+    redis.call('ZREM', jobs, id)  -- safeguard: list end
+    redis.call('ZREM', ended, id)
+  end
+  if redis.call('EXISTS', active_key(job.tenant)) == 0 then
+    redis.call('EXPIRE', jobs, retention_s)  -- safeguard: list retention
+    redis.call('EXPIRE', ended, retention_s)
+  end
+end
+
 -- Tell those who wait for a job that nothing more happens to it, or nothing before it is approved.
 local function tell_rest(id) redis.call('PUBLISH', base .. 'rested', id) end
 
+-- Give back what was charged for work that was never begun, and of a failed job all of it.
+local function refund(job, status)
+  local charge = redis.call('HMGET', job_key(job.id),
+    'charged', 'charge:prompt', 'charge:render', 'ms:prompt_queued', 'ms:render_queued')
+  if not charge[1] then return end
+  local back = 0
+  if status == 'failed' or not charge[4] then back = back + tonumber(charge[2]) end
+  if status == 'failed' or not charge[5] then back = back + tonumber(charge[3]) end
+  redis.call('HDEL', job_key(job.id), 'charged')
+  local key = spent_key(job.tenant, charge[1])
+  if back > 0 and redis.call('EXISTS', key) == 1 then redis.call('DECRBY', key, back) end  -- safeguard: refund
+end
+
 -- End a job for good; what is kept of it expires.
 local function conclude(job, status, event, data)
+  redis.call('SREM', active_key(job.tenant), job.id)  -- safeguard: ended jobs do not count
+  refund(job, status)
   redis.call('HSET', job_key(job.id), 'status', status, 'updated', now_ms, 'finished', now_ms)
+  unlist(job)
   append(job.id, event, data)
   redis.call('EXPIRE', job_key(job.id), retention_s)  -- safeguard: retention
   redis.call('EXPIRE', events_key(job.id), retention_s)
@@ -176,13 +253,41 @@ local function full(stage)
   return false
 end
 
--- Return the whole record, the number of jobs of its stage that were queued earlier (-1: not queued), the drain rate.
+-- Return what an estimate rests on, for the stage that a job is in and those after it: {jobs queued earlier, jobs that
+-- run, their mean ms, mean ms and units of jobs like this one} each.
+local function outlook(job)
+  local loads = {}
+  for _, stage in ipairs(job.stage == 'prompt' and {'prompt', 'render'} or {'render'}) do
+    local earlier = 0
+    for _, lane in ipairs({'interactive', 'batch'}) do
+      earlier = earlier + redis.call('ZCOUNT', queue_key(stage, lane), '-inf', '(' .. job.place)
+    end
+    local all, alike = pace_keys(job, stage)
+    local mean_ms, pace = redis.call('HGET', all, 'ms'), redis.call('HMGET', alike, 'ms', 'units')
+    loads[#loads + 1] = {earlier, redis.call('ZCARD', running_key(stage)), mean_ms or '0', pace[1] or '0', pace[2] or '0'}
+  end
+  return loads
+end
+
+-- Return the whole record; for a job that waits for a worker or has one also its outlook, and the ms that it has run
+-- (-1: it waits).
 local function view(id)
   local record = redis.call('HGETALL', job_key(id))
   local job = load(id)
-  if job.status ~= 'queued' then return {record, -1, '0'} end
-  local other = job.lane == 'batch' and 'interactive' or 'batch'
-  local rank = redis.call('ZRANK', queue_key(job.stage, job.lane), id)
-  local before = redis.call('ZCOUNT', queue_key(job.stage, other), '-inf', '(' .. job.place)
-  return {record, rank + before, drain_rate(job.stage)}
+  if job.status == 'queued' then return {record, outlook(job), -1} end
+  if job.status == 'running' then return {record, outlook(job), math.max(0, now_ms - tonumber(job.started))} end
+  return {record, {}, -1}
+end
+
+local function idempotency_key_of(tenant, key) return base .. 'idempotency:' .. tenant .. ':' .. key end
+
+-- Return the answer of a submission whose idempotency key came before, or nil.
+local function recall(tenant, body_hash, key)
+  local known = false
+  if key ~= '' then known = redis.call('GET', idempotency_key_of(tenant, key)) end  -- safeguard: idempotency
+  if not known then return nil end
+  local known_hash, known_id = string.match(known, '^(%S+) (%S+)$')
+  if known_hash ~= body_hash then return {'conflict'} end
+  if redis.call('EXISTS', job_key(known_id)) == 0 then return {'gone'} end
+  return {'known', view(known_id)}
 end

@@ -18,7 +18,10 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now_ms, 'LIMIT',
     leave(job)
     report(job, retry_or_bury(job, exhausted))
   else
-    redis.call('ZREM', leases, id)  -- a record that was deleted by hand must not stop the reaper
+    -- A record that was deleted by hand must not stop the reaper.
+    redis.call('ZREM', leases, id)
+    redis.call('ZREM', running_key('prompt'), id)
+    redis.call('ZREM', running_key('render'), id)
   end
 end
 

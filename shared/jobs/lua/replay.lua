@@ -18,5 +18,7 @@ redis.call('HDEL', job_key(id), 'error', 'finished', 'deadline')
 job.place, job.deadline = next_place(), false
 redis.call('HSET', job_key(id), 'attempts', 0, 'place', job.place)
 redis.call('HINCRBY', job_key(id), 'replays', 1)
+redis.call('SADD', active_key(job.tenant), id)
+list(job)
 enqueue(job)
 return {'ok', view(id)}

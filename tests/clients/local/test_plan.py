@@ -50,6 +50,22 @@ def test_the_users_settings_pass_through_and_win(tmp_path: Path) -> None:
     assert planned.workers[0].environment["PATH"] == "/bin"
 
 
+def test_a_gateway_on_loopback_asks_for_no_keys_and_any_other_does(tmp_path: Path) -> None:
+    local = plan(tmp_path)
+    assert not local.asks_for_keys
+    assert settings(local.gateway.environment).auth.mode == "none"
+    for planned in (plan(tmp_path, LLMGA_GATEWAY__HOST="0.0.0.0"), plan(tmp_path, LLMGA_AUTH__MODE="keys")):
+        assert planned.asks_for_keys
+        assert settings(planned.gateway.environment).auth.mode == "keys"
+    assert not plan(tmp_path, LLMGA_GATEWAY__HOST="0.0.0.0", LLMGA_AUTH__MODE="none").asks_for_keys
+
+
+def test_the_clients_key_is_not_told_to_the_services(tmp_path: Path) -> None:
+    planned = plan(tmp_path, LLMGA_API_KEY="llmga_secret")
+    for spec in planned.services:
+        assert "llmga_secret" not in spec.environment.values()
+
+
 def test_a_server_of_the_user_replaces_valkey(tmp_path: Path) -> None:
     planned = plan(tmp_path, LLMGA_REDIS__URL="redis://elsewhere:6379/1")
     assert planned.valkey is None

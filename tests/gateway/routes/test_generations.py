@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from clients.sse import messages
-from shared.contracts import EventType, Job, JobStatus, Stage
+from shared.contracts import EventType, Job, JobStatus, Phase, Stage
 from shared.settings import GatewaySettings, QueueSettings
 from tests.gateway.conftest import House, until
 
@@ -150,6 +150,27 @@ async def test_concurrent_posts_with_one_key_make_one_job(house: House) -> None:
     )
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.json()["id"] for answer in answers}) == 1
+
+
+async def test_key_that_came_before_finds_its_job_when_no_worker_is_there_any_more(house: House) -> None:
+    headers = {"Idempotency-Key": "order-1138", "Prefer": "wait=60"}
+    first = await house.http.post("/v1/generations", json=REQUEST, headers=headers)
+    for worker in (house.prompt, house.render):
+        worker.phase = Phase.DRAINING
+        await house.queue.announce(worker.announcement())
+
+    async def are_gone() -> bool:
+        return (await house.http.post("/v1/generations", json=REQUEST)).status_code == 503
+
+    await until(are_gone)
+    again = await house.http.post("/v1/generations", json=REQUEST, headers=headers)
+    assert again.status_code == 200
+    assert again.json()["id"] == first.json()["id"]
+    assert again.headers["idempotency-replayed"] == "true"
+    other = await house.http.post("/v1/generations", json={"instruction": "a blue house"}, headers=headers)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_conflict")
+    new = await house.http.post("/v1/generations", json=REQUEST, headers={"Idempotency-Key": "order-1139"})
+    assert (new.status_code, new.json()["code"]) == (503, "no_worker")
 
 
 async def test_same_key_with_another_body_is_refused(house: House) -> None:

@@ -1,4 +1,4 @@
-"""`/v1/jobs/{id}`: record, events with replay, cancel and approve."""
+"""`/v1/jobs` and `/v1/jobs/{id}`: list, record, events with replay, cancel and approve."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from clients.sse import Message, messages
-from shared.contracts import Event, EventType, Job, JobStatus, Stage
+from shared.contracts import Event, EventType, Job, JobList, JobStatus, Stage
 from shared.settings import GatewaySettings
 from tests.gateway.conftest import House, until
 
@@ -160,6 +160,68 @@ async def test_cancel_of_a_finished_job_changes_nothing(house: House) -> None:
     response = await house.http.post(f"/v1/jobs/{job.id}/cancel", json={"anything": 1})
     assert response.status_code == 200
     assert response.json()["status"] == "succeeded"
+
+
+async def _page(house: House, **parameters: str | int) -> JobList:
+    response = await house.http.get("/v1/jobs", params=parameters)
+    assert response.status_code == 200, response.text
+    return JobList.model_validate(response.json())
+
+
+async def test_jobs_are_listed_in_pages_the_latest_first(house: House) -> None:
+    done = await _finished(house)
+    house.prompt.gate.clear()
+    running, waiting = await house.submit(), await house.submit(task="prompt")
+    page = await _page(house)
+    assert [job.id for job in page.data] == [waiting.id, running.id, done.id]
+    assert page.next is None
+    assert page.data[2] == await house.job(done.id)  # with its links, too
+    first = await _page(house, limit=2)
+    assert first.next is not None
+    assert [job.id for job in (await _page(house, limit=2, after=first.next)).data] == [done.id]
+    assert [job.id for job in (await _page(house, status="succeeded")).data] == [done.id]
+    assert [job.id for job in (await _page(house, task="prompt")).data] == [waiting.id]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "code"),
+    [
+        ("status", "lost", "not_offered"),
+        ("status", "", "not_offered"),
+        ("task", "paint", "not_offered"),
+        ("limit", "0", "out_of_range"),
+        ("limit", "101", "out_of_range"),
+        ("limit", "9" * 5_000, "wrong_type"),
+        ("limit", "many", "wrong_type"),
+        ("after", "x", "not_a_cursor"),
+        ("after", "-1", "not_a_cursor"),
+        ("after", "inf", "not_a_cursor"),
+        ("after", "1" * 17, "not_a_cursor"),
+        ("after", "\u0661", "not_a_cursor"),
+        ("stauts", "failed", "unknown_field"),
+    ],
+    ids=lambda value: str(value)[:16],
+)
+async def test_listing_that_makes_no_sense_is_refused(
+    http: httpx.AsyncClient, parameter: str, value: str, code: str
+) -> None:
+    response = await http.get("/v1/jobs", params={parameter: value})
+    assert response.status_code == 422
+    (problem,) = response.json()["errors"]
+    assert (problem["field"], problem["code"]) == (parameter, code)
+
+
+async def test_estimate_is_told_once_a_job_has_ended(house: House) -> None:
+    await _finished(house)
+    house.render.gate.clear()
+    job = await house.submit()
+    assert job.eta_s is not None
+    await until(lambda: len(house.render.claims) == 2)
+    running = await house.job(job.id)
+    assert (running.queue, running.eta_s is None) == (None, False)
+    house.render.gate.set()
+    await until(lambda: _is(house, job.id, JobStatus.SUCCEEDED))
+    assert (await house.job(job.id)).eta_s is None
 
 
 async def _held(house: House) -> Job:

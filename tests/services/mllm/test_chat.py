@@ -93,6 +93,19 @@ def test_chunks_of_a_stream_make_up_the_answer(service: RunningService) -> None:
     assert "usage" not in chunks(post(service, **asked, stream=True))[-1]
 
 
+def test_generation_prompts_of_an_answer_are_told_beside_it(service: RunningService) -> None:
+    asked: dict[str, Any] = {"messages": [said("paint a house in winter")], "temperature": 0}
+    whole = post(service, **asked).json()
+    (prompt,) = whole["generation_prompts"]
+    assert prompt
+    assert "<" not in prompt
+    last = chunks(post(service, **asked, stream=True))[-1]
+    assert last["generation_prompts"] == [prompt]
+    assert last["choices"][0]["finish_reason"] == "stop"
+    cut = post(service, **asked, max_tokens=5).json()
+    assert "generation_prompts" not in cut  # it was never closed
+
+
 def test_log_probabilities_are_of_the_tokens_that_make_up_the_text(service: RunningService) -> None:
     asked: dict[str, Any] = {"messages": [said("draw a cat")], "temperature": 0, "logprobs": True}
     choice = post(service, **asked, top_logprobs=3).json()["choices"][0]

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from services.mllm.chat_request import ChatRequest, Conversation, conversation_of
+from services.mllm.chat_request import Conversation, conversation_of
 from services.mllm.conversation import Turn
+from shared.contracts.chat import ChatRequest
 from shared.errors import InvalidImage, InvalidRequest
 
 PNG = "data:image/png;base64," + base64.b64encode(b"pixels").decode()

@@ -14,7 +14,7 @@ from services.mllm.consumer import MAX_DELTAS_PER_S, PromptJobs
 from services.mllm.pictures import Picture, picture_of
 from services.mllm.writing import Piece, Sampling
 from shared.artifacts import FolderStore
-from shared.contracts import EventType, GenerationRequest, JobStatus, Lane, OutputFormat, Stage, Task
+from shared.contracts import EventType, GenerationRequest, JobStatus, Lane, Outpaint, OutputFormat, Stage, Task
 from shared.errors import Gone, PromptEmpty, QueueUnavailable
 from shared.jobs import DEFAULT_TENANT, Claim, EventFollower, JobCanceled, JobQueue
 from shared.media import encode_image
@@ -273,6 +273,24 @@ async def test_the_model_sees_the_job_s_picture_squared(queue: JobQueue, artifac
     assert picture.key == picture_of(PIXELS).key
     job = await queue.get(claim.job.id, tenant=DEFAULT_TENANT)
     assert (job.status, job.stage) == (JobStatus.QUEUED, Stage.RENDER)  # as any other prompt, it is to be rendered
+
+
+async def test_the_model_sees_black_where_something_is_to_be_painted(queue: JobQueue, artifacts: FolderStore) -> None:
+    engine = RememberingEngine()
+    jobs = PromptJobs(writer(engine), MLLMSettings(), artifacts)
+    mask = np.zeros(PIXELS.shape, np.uint8)
+    mask[1:3, 1:3] = 255
+    mask_id = artifacts.put(encode_image(mask, OutputFormat.PNG, {}), "image/png", tenant=DEFAULT_TENANT).id
+    await jobs.handle(await claimed(queue, task=Task.INPAINT, image=kept(artifacts), mask=mask_id, instruction=""))
+    outpaint = Outpaint(left=2, bottom=3)
+    await jobs.handle(
+        await claimed(queue, task=Task.OUTPAINT, image=kept(artifacts), outpaint=outpaint, instruction="")
+    )
+    inpainted, outpainted = engine.pictures
+    assert inpainted is not None
+    assert outpainted is not None
+    assert inpainted.key == picture_of(np.where(mask > 0, 0, PIXELS).astype(np.uint8)).key
+    assert outpainted.key == picture_of(np.pad(PIXELS, ((0, 3), (2, 0), (0, 0)))).key
 
 
 async def test_a_picture_that_is_no_longer_kept_ends_the_job(queue: JobQueue, artifacts: FolderStore) -> None:

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from services.mllm.pictures import extended, picture_of
+from services.mllm.pictures import picture_of
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -62,24 +62,6 @@ def test_the_callers_pixels_are_never_changed() -> None:
     np.testing.assert_array_equal(pixels, before)
 
 
-def test_an_extended_canvas_has_the_picture_inside_and_black_around_it() -> None:
-    pixels = noise(10, 20)
-    pixels[..., 0] |= 1  # nowhere black
-    canvas, mask = extended(pixels, left=3, top=4, right=5, bottom=6)
-    assert canvas.shape == (20, 28, 3)
-    np.testing.assert_array_equal(canvas[4:14, 3:23], pixels)
-    np.testing.assert_array_equal(mask == 0, canvas.any(axis=-1))
-    assert set(np.unique(mask)) == {0, 255}
-    assert picture_of(canvas, mask=mask).key == picture_of(canvas).key, "black already"
-
-
-def test_nothing_to_extend_gives_the_picture_and_an_empty_mask() -> None:
-    pixels = noise(6, 7)
-    canvas, mask = extended(pixels, left=0, top=0, right=0, bottom=0)
-    np.testing.assert_array_equal(canvas, pixels)
-    assert not mask.any()
-
-
 @pytest.mark.parametrize(
     "pixels",
     [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)],
@@ -92,8 +74,3 @@ def test_other_shapes_are_refused(pixels: Pixels) -> None:
 def test_a_mask_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="as high and wide"):
         picture_of(noise(4, 4), mask=np.zeros((4, 5), np.uint8))
-
-
-def test_a_negative_length_is_refused() -> None:
-    with pytest.raises(ValueError, match="negative"):
-        extended(noise(4, 4), left=-1, top=0, right=0, bottom=0)

@@ -179,6 +179,7 @@ def test_a_model_has_a_name_of_bounded_length(model: object) -> None:
         {"task": "similar", "image": "img_1", "prompt_mode": "verbatim"},
         {"task": "text_to_image", "image": "img_1"},
         {"task": "similar"},
+        {"task": "similar", "image": "img_1", "restore": "on"},
     ],
 )
 def test_stages_that_make_no_sense_together_are_refused(fields: dict[str, object]) -> None:
@@ -227,6 +228,14 @@ def test_an_interval_is_two_rising_shares(interval: list[float]) -> None:
 def test_other_intervals_are_refused(interval: object) -> None:
     with pytest.raises(ValidationError):
         request(guidance_interval=interval)
+
+
+def test_files_without_loss_have_no_compression() -> None:
+    assert request(output_format="webp", output_compression=40).output_compression == 40
+    with pytest.raises(ValidationError, match="'png' files lose nothing"):
+        request(output_compression=40)
+    with pytest.raises(ValidationError):
+        request(output_format="webp", output_compression=101)
 
 
 def test_an_instruction_is_all_that_is_needed() -> None:

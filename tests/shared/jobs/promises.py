@@ -5,12 +5,13 @@ promise rests on its safeguard and that its assertion can fail.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from shared.contracts import EventType, JobStatus, Lane, Stage
-from shared.errors import IdempotencyConflict, QueueFull
+from shared.contracts.limits import UNIT, UNLIMITED, Charge, Left
+from shared.errors import IdempotencyConflict, LimitExceeded, QueueFull, QuotaExceeded, RateLimited, TooManyJobs
 from shared.jobs import JobCanceled, JobQueue, LeaseLost
 from tests.shared.jobs.steps import (
     claim,
@@ -170,6 +171,102 @@ async def ended_jobs_expire(queue: JobQueue) -> None:
         assert 0 < await queue.redis.ttl(key) <= queue.settings.retention_s
 
 
+async def tenant_cannot_submit_faster_than_its_limit(queue: JobQueue) -> None:
+    """A tenant's burst is taken, one more is refused; another tenant is not held back by it."""
+    limits = UNLIMITED.model_copy(update={"requests_per_minute": 1, "burst": 2})
+    for _ in range(2):
+        await submit(queue, tenant="a", limits=limits)
+    with pytest.raises(RateLimited) as refusal:
+        await submit(queue, tenant="a", limits=limits)
+    assert 0 < refusal.value.retry_after_s <= 60
+    assert refusal.value.standing.requests is not None
+    assert refusal.value.standing.requests.amount == 0
+    await submit(queue, tenant="b", limits=limits)
+
+
+async def tenant_has_no_more_jobs_than_its_limit(queue: JobQueue) -> None:
+    """Running jobs count too."""
+    limits = UNLIMITED.model_copy(update={"max_jobs": 2})
+    for _ in range(2):
+        await submit(queue, tenant="a", limits=limits)
+    await claim(queue)
+    with pytest.raises(TooManyJobs) as refusal:
+        await submit(queue, tenant="a", limits=limits)
+    assert refusal.value.standing.jobs == Left(0)
+    await submit(queue, tenant="b", limits=limits)
+
+
+async def ended_jobs_make_room(queue: JobQueue) -> None:
+    """Whatever way a job ends, its tenant may have another one."""
+    limits = UNLIMITED.model_copy(update={"max_jobs": 1})
+    assert await _is_taken(queue, "j1", limits=limits)
+    await (await claim(queue)).finish([image()])
+    assert await _is_taken(queue, "j2", limits=limits)
+    await queue.cancel("j2")
+    assert await _is_taken(queue, "j3", limits=limits, deadline_s=60)
+    await pass_deadline(queue, "j3")
+    await queue.reap()
+    assert await _is_taken(queue, "j4", limits=limits)
+
+
+async def tenant_cannot_spend_more_than_its_quota(queue: JobQueue) -> None:
+    """A job that costs more than is left is refused; a cheaper one is taken."""
+    limits = UNLIMITED.model_copy(update={"units_per_day": 2.5})
+    await submit(queue, tenant="a", limits=limits, charge=Charge(render=2 * UNIT))
+    with pytest.raises(QuotaExceeded) as refusal:
+        await submit(queue, tenant="a", limits=limits, charge=Charge(render=UNIT))
+    assert 0 < refusal.value.retry_after_s <= 86_400
+    await submit(queue, tenant="a", limits=limits, charge=Charge(render=UNIT // 2))
+    await submit(queue, tenant="b", limits=limits, charge=Charge(render=2 * UNIT))
+
+
+async def work_that_was_not_begun_is_given_back(queue: JobQueue) -> None:
+    """A job that is canceled before a worker had it costs nothing."""
+    limits = UNLIMITED.model_copy(update={"units_per_day": 1})
+    for number in range(3):
+        assert await _is_taken(queue, f"j{number}", limits=limits, charge=Charge(render=UNIT))
+        await queue.cancel(f"j{number}")
+
+
+async def list_forgets_what_is_no_longer_kept(queue: JobQueue) -> None:
+    """A job leaves its tenant's list when its record has expired, at the latest when the next job ends."""
+    for job_id in ("j1", "j2"):
+        await submit(queue, job_id, tenant="a")
+    await (await claim(queue)).finish([image()])
+    await queue.redis.delete(queue.job_key("j1"), queue.events_key("j1"))  # as its retention would
+    await queue.redis.zadd(f"{queue.scripts.base}ended:a", {"j1": 1}, xx=True)
+    await queue.cancel("j2", tenant="a")
+    for name in ("jobs", "ended"):
+        assert await cast(Any, queue.redis.zrange(f"{queue.scripts.base}{name}:a", 0, -1)) == ["j2"]
+
+
+async def list_of_ended_jobs_expires(queue: JobQueue) -> None:
+    """Nothing is left of a tenant that has not come back."""
+    await submit(queue, tenant="a")
+    await submit(queue, tenant="a")
+    await queue.cancel((await claim(queue)).job.id, tenant="a")
+    await (await claim(queue)).finish([image()])
+    for name in ("jobs", "ended"):
+        assert 0 < await queue.redis.ttl(f"{queue.scripts.base}{name}:a") <= queue.settings.retention_s
+
+
+async def list_stays_while_a_job_is_under_way(queue: JobQueue) -> None:
+    """A job that waits for longer than ended ones are kept is still in the list."""
+    await submit(queue, "j1", tenant="a")
+    await (await claim(queue)).finish([image()])
+    await submit(queue, "j2", tenant="a")
+    for name in ("jobs", "ended"):
+        assert await queue.redis.ttl(f"{queue.scripts.base}{name}:a") == -1
+
+
+async def _is_taken(queue: JobQueue, job_id: str, **fields: Any) -> bool:
+    try:
+        await submit(queue, job_id, **fields)
+    except LimitExceeded:
+        return False
+    return True
+
+
 # Safeguard (the words after `-- safeguard:` in the Lua files) -> the promise that rests on it, and its settings.
 PROMISES: dict[str, tuple[Promise, dict[str, int]]] = {
     "token": (late_result_changes_nothing, {}),
@@ -185,4 +282,12 @@ PROMISES: dict[str, tuple[Promise, dict[str, int]]] = {
     "event bound": (events_have_a_bound, {"max_events": 64}),
     "emit once": (repeated_emit_appends_nothing, {}),
     "retention": (ended_jobs_expire, {"retention_s": 60}),
+    "rate limit": (tenant_cannot_submit_faster_than_its_limit, {}),
+    "job limit": (tenant_has_no_more_jobs_than_its_limit, {}),
+    "ended jobs do not count": (ended_jobs_make_room, {}),
+    "quota": (tenant_cannot_spend_more_than_its_quota, {}),
+    "refund": (work_that_was_not_begun_is_given_back, {}),
+    "list end": (list_forgets_what_is_no_longer_kept, {}),
+    "list retention": (list_of_ended_jobs_expires, {"retention_s": 60}),
+    "list of jobs under way": (list_stays_while_a_job_is_under_way, {}),
 }

@@ -18,6 +18,7 @@ from shared.contracts import (
     PromptMode,
     Stage,
 )
+from shared.contracts.limits import FREE, UNLIMITED, Charge, Limits
 from shared.jobs import DEFAULT_TENANT, Claim, JobQueue
 from shared.settings import QueueSettings
 
@@ -45,6 +46,8 @@ async def submit(
     batch_key: str = "sd15/64x64",
     idempotency_key: str | None = None,
     instruction: str = "a snowman",
+    limits: Limits = UNLIMITED,
+    charge: Charge = FREE,
     **fields: Any,
 ) -> Job:
     """Submit a job to a stage; a job for the render stage is verbatim."""
@@ -59,6 +62,8 @@ async def submit(
         batch_key=batch_key,
         body_hash=body_hash(request),
         idempotency_key=idempotency_key,
+        limits=limits,
+        charge=charge,
     )
     return submitted.job
 
@@ -159,6 +164,7 @@ async def check_consistency(queue: JobQueue) -> dict[str, dict[str, str]]:
     base = queue.scripts.base
     keys = [key async for key in cast(Any, queue.redis).scan_iter(match="*" + base[1:] + "*", count=1_000)]
     stored = await _read(queue.redis, keys)
+    await _check_active(queue, keys, stored)
     sets = {key.removeprefix(base): value for key, value in stored.items() if isinstance(value, list)}
     jobs = {key.removeprefix(f"{base}job:"): stored[key] for key in keys if key.startswith(f"{base}job:")}
     running = {job_id for job_id, job in jobs.items() if job["status"] == "running"}
@@ -168,6 +174,9 @@ async def check_consistency(queue: JobQueue) -> dict[str, dict[str, str]]:
         for job_id, job in jobs.items()
         if job["status"] == "awaiting_approval" or (job["status"] == "queued" and "deadline" in job)
     }
+    for stage in Stage:
+        at_work = {job_id for job_id in running if jobs[job_id]["stage"] == stage}
+        assert {job_id for job_id, _ in sets.pop(f"running:{stage}", [])} == at_work
     for stage, lane in itertools.product(Stage, Lane):
         queued = {
             job_id: job
@@ -190,12 +199,38 @@ async def check_consistency(queue: JobQueue) -> dict[str, dict[str, str]]:
         counts = {key: int(count) for key, count in stored.get(f"{base}{name}:keys", {}).items()}
         assert counts == dict(Counter(job["batch_key"] for job in queued.values()))
     assert not [name for name in sets if name.startswith("queue:")]
+    _check_lists(sets, jobs)
     lives = await _lives(queue, list(jobs))
     for job_id, job in jobs.items():
         ended = job["status"] in {"succeeded", "failed", "canceled"}
         assert [life > 0 for life in lives[job_id]] == [ended, ended], f"{job_id} is {job['status']}"
         assert ("token" in job) == (job["status"] == "running")
     return jobs
+
+
+def _check_lists(sets: Mapping[str, list[tuple[str, float]]], jobs: Mapping[str, dict[str, str]]) -> None:
+    """Assert that each tenant's list holds all its jobs, and that those that have ended are to leave it."""
+    for tenant in {job["tenant"] for job in jobs.values()}:
+        own = {job_id: job for job_id, job in jobs.items() if job["tenant"] == tenant}
+        assert {job_id for job_id, _ in sets[f"jobs:{tenant}"]} == own.keys()
+        assert {job_id for job_id, _ in sets.get(f"ended:{tenant}", [])} == {
+            job_id for job_id, job in own.items() if job["status"] in {"succeeded", "failed", "canceled"}
+        }
+
+
+async def _check_active(queue: JobQueue, keys: list[str], stored: Mapping[str, Any]) -> None:
+    """Assert that each tenant's set of jobs under way holds those that have not ended."""
+    base = queue.scripts.base
+    counted = {
+        key.removeprefix(f"{base}active:"): await cast(Any, queue.redis.smembers(key))
+        for key in keys
+        if key.startswith(f"{base}active:")
+    }
+    under_way: dict[str, set[str]] = {}
+    for key in keys:
+        if key.startswith(f"{base}job:") and stored[key]["status"] not in {"succeeded", "failed", "canceled"}:
+            under_way.setdefault(stored[key]["tenant"], set()).add(key.removeprefix(f"{base}job:"))
+    assert counted == under_way
 
 
 async def _read(redis: Redis, keys: list[str]) -> dict[str, Any]:

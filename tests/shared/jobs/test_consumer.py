@@ -302,7 +302,7 @@ async def started_by(queue: JobQueue, job_id: str, *, attempt: int = 1) -> str:
 
 async def test_only_work_of_the_named_batch_keys_is_taken(queue: JobQueue, start: Start) -> None:
     keys = ["x"]
-    worker = start(finish, batch_keys=lambda: keys)
+    worker = start(finish, batch_keys=lambda: [keys])
     await submit(queue, "y", batch_key="y")
     await submit(queue, "x", batch_key="x")
     await ended(queue, "x")

@@ -1,6 +1,7 @@
 """The chain of the tiny pair, rehearsed, and what it puts together."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,25 @@ def test_stages_of_the_rehearsal_lower_their_loss_by_their_margin(rehearsal: Pat
 
 def test_a_stage_that_has_its_result_is_passed_over(rehearsal: Path) -> None:
     assert chain.train(rehearsal, small=True) == []
+
+
+def test_a_chain_with_bases_begins_behind_them(
+    rehearsal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bases = tmp_path / "bases"
+    shutil.copytree(rehearsal / "runs" / "vae" / "vae", bases / "vae")
+    shutil.copytree(rehearsal / "runs" / "clip", bases / "clip")
+    ran: list[str] = []
+    monkeypatch.setattr("training.tiny.chain._main", lambda module, _: bool(ran.append(module)))
+    assert main(["train", "--folder", str(tmp_path / "new"), "--bases", str(bases)]) == 1
+    assert ran == ["training.stage2"]
+
+
+def test_bases_that_are_not_there_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--folder", str(tmp_path), "--bases", str(tmp_path / "nowhere")])
+    assert ended.value.code == 2
+    assert "no folders vae and clip" in capsys.readouterr().err
 
 
 def test_the_pair_s_figures_are_measured_and_its_cards_written(rehearsal: Path) -> None:

@@ -22,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(STEPS)} (default: all, in this order)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="stages to train, or figures to measure, by name")
     parser.add_argument("--folder", type=Path, default=Path(), help="folder that gets runs/ (default: this one)")
+    parser.add_argument(
+        "--bases", type=Path, help="folder with `vae` and `clip` to begin with, which then do not learn"
+    )
     parser.add_argument("--pair", type=Path, default=PAIR, help=f"folder of the pair (default {PAIR})")
     parser.add_argument("--count", type=int, default=200, help="scenes of each figure (default 200)")
     parser.add_argument("--small", action="store_true", help="minutes in place of hours, and worse for it: a rehearsal")
@@ -40,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if wrong := sorted(set(options.only or ()) - known):
         parser.error(f"nothing is called {', '.join(wrong)}; there are {', '.join(sorted(known))}")
     if "train" in steps:
+        if options.bases is not None:
+            if not all((options.bases / name).is_dir() for name in ("vae", "clip")):
+                parser.error(f"--bases: {options.bases} has no folders vae and clip")
+            chain.take_bases(options.bases, options.folder)
         names = [name for name in chain.NAMES if options.only is None or name in options.only]
         try:
             chain.train(options.folder, only=names, small=options.small)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,6 +97,16 @@ def train(folder: Path, *, only: Collection[str] = NAMES, small: bool = False) -
                 raise Interrupted(f"{stage.name} did not come to its end; start again to go on")
             ran.append(stage.name)
     return ran
+
+
+def take_bases(bases: Path, folder: Path) -> None:
+    """Put an autoencoder (`vae`) and CLIP's parts (`clip`) where the chain leaves its own: it begins behind them.
+
+    Raises:
+        FileNotFoundError: one of them is not there.
+    """
+    for name, place in (("vae", "vae/vae"), ("clip", "clip")):
+        shutil.copytree(bases / name, folder / "runs" / place, dirs_exist_ok=True)
 
 
 def _main(module: str, arguments: Sequence[str]) -> int:

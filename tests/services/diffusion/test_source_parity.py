@@ -59,6 +59,16 @@ def cases(
     }
 
 
+def pairs_of(*names: str) -> list[Any]:
+    """Return a test's checkpoints with all schedulers; of SDXL, which is slow, most of them are `deep`."""
+    usual = (Scheduler.EULER, Scheduler.PNDM, Scheduler.DPMPP_2M_SDE)  # one call a step, more than one, with noise
+    return [
+        pytest.param(name, kind, marks=[pytest.mark.deep] if "sdxl" in name and kind not in usual else [])
+        for name in names
+        for kind in Scheduler
+    ]
+
+
 def modest_guidance_of(kind: Scheduler) -> float:
     """Return a guidance scale that random weights bear also beside a picture."""
     return min(3.0, guidance_of(kind))
@@ -123,8 +133,7 @@ async def among_strangers(engine: Engine, wanted: Callable[[], RenderRequest], m
     return request
 
 
-@pytest.mark.parametrize("kind", list(Scheduler))
-@pytest.mark.parametrize("name", ["sd15, 9 channels", "sd15, 4 channels", "sdxl, 9 channels"])
+@pytest.mark.parametrize(("name", "kind"), pairs_of("sd15, 9 channels", "sd15, 4 channels", "sdxl, 9 channels"))
 async def test_inpainting_equals_the_stock_pipelines_alone_and_among_strangers(
     start_engine: StartEngine, cases: dict[str, Case], name: str, kind: Scheduler
 ) -> None:
@@ -154,8 +163,7 @@ def whole(model: LoadedModel, stock: Any, sdxl_model: LoadedModel, sdxl_stock: A
     }
 
 
-@pytest.mark.parametrize("kind", list(Scheduler))
-@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+@pytest.mark.parametrize(("name", "kind"), pairs_of("sd15", "sdxl"))
 async def test_a_picture_that_starts_from_another_equals_the_stock_pipelines(
     start_engine: StartEngine, whole: dict[str, Case], name: str, kind: Scheduler
 ) -> None:

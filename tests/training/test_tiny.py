@@ -52,7 +52,12 @@ def test_a_chain_with_bases_begins_behind_them(
     shutil.copytree(rehearsal / "runs" / "vae" / "vae", bases / "vae")
     shutil.copytree(rehearsal / "runs" / "clip", bases / "clip")
     ran: list[str] = []
-    monkeypatch.setattr("training.tiny.chain._main", lambda module, _: bool(ran.append(module)))
+
+    def ends_early(module: str, _: list[str]) -> int:
+        ran.append(module)
+        return 0
+
+    monkeypatch.setattr("training.tiny.chain._main", ends_early)
     assert main(["train", "--folder", str(tmp_path / "new"), "--bases", str(bases)]) == 1
     assert ran == ["training.stage2"]
 

@@ -49,7 +49,7 @@ bench:  ## measure what gateway and queue add to a request
 	$(READY)
 	@$(BIN)/python -m benchmarks.plumbing $(ARGS)
 
-tiny:  ## train the tiny pair again from nothing, measure it, write its cards (most of a day on two cores)
+tiny:  ## train the tiny pair again from nothing, measure it, write its cards (hours on two cores)
 	$(READY)
 	@$(BIN)/python -m training.tiny $(ARGS)
 

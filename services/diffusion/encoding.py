@@ -7,11 +7,10 @@ the steps may draw from the same generator.
 
 import torch
 
-from services.diffusion.faults import is_out_of_memory
 from services.diffusion.loading import LoadedModel
 from services.diffusion.requests import LATENT_PX, RenderRequest
 from services.diffusion.sources import Known, Source
-from services.diffusion.stages import NotFinite, in_tiles, release_memory
+from services.diffusion.stages import NotFinite, whole_or_in_tiles
 
 
 def encode_source(request: RenderRequest, model: LoadedModel) -> None:
@@ -66,16 +65,8 @@ def _mask(source: Source, device: torch.device) -> torch.Tensor:
 def _moments(image: torch.Tensor, model: LoadedModel) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and deviation of a picture's latents, float32 (1, 4, h/8, w/8), unscaled."""
     pixels = image.to(model.vae.dtype)
-    try:
-        distribution = model.vae.encode(pixels, return_dict=False)[0]
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        distribution = None
-    if distribution is None:  # behind the handler, which keeps the failed attempt's tensors alive
-        release_memory(model.device)
-        with in_tiles(model.vae, max(image.shape[2:]) // LATENT_PX):
-            distribution = model.vae.encode(pixels, return_dict=False)[0]
+    side = max(image.shape[2:]) // LATENT_PX
+    distribution = whole_or_in_tiles(model, side, lambda: model.vae.encode(pixels, return_dict=False)[0])
     mean, std = distribution.mean.float(), distribution.std.float()
     if not bool(torch.isfinite(mean).all() & torch.isfinite(std).all()):
         raise NotFinite("the picture's latents")

@@ -5,9 +5,8 @@ bounded share of its time. Compressing and storing need none of it and run in wo
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,9 @@ from shared.media import encode_image
 
 Pixels = npt.NDArray[np.uint8]
 _MIN_TILE_LATENTS = 8
+
+
+T = TypeVar("T")
 
 
 class NotFinite(ArithmeticError):
@@ -53,16 +55,7 @@ def decode_latents(latents: torch.Tensor, model: LoadedModel) -> Pixels:
     """
     started = time.perf_counter()
     scaled = (latents / model.vae.config.scaling_factor).to(model.vae.dtype)
-    try:
-        image = model.vae.decode(scaled, return_dict=False)[0]
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        image = None
-    if image is None:  # behind the handler, which keeps the failed attempt's tensors alive
-        release_memory(model.device)
-        with in_tiles(model.vae, max(scaled.shape[2:])):
-            image = model.vae.decode(scaled, return_dict=False)[0]
+    image = whole_or_in_tiles(model, max(scaled.shape[2:]), lambda: model.vae.decode(scaled, return_dict=False)[0])
     image = image.float()
     if not bool(torch.isfinite(image).all()):
         raise NotFinite("the decoded picture")
@@ -73,15 +66,24 @@ def decode_latents(latents: torch.Tensor, model: LoadedModel) -> Pixels:
     return pixels
 
 
-@contextmanager
-def in_tiles(vae: Any, side: int) -> Iterator[None]:
-    """Let the autoencoder work in tiles of half the picture's longer side, given in latents, meanwhile."""
-    side = max(_MIN_TILE_LATENTS, side // 2)
+def whole_or_in_tiles(model: LoadedModel, side: int, work: Callable[[], T]) -> T:
+    """Return what the autoencoder's work gives; where memory does not suffice, again in tiles.
+
+    side: the picture's longer one in latents; a tile is half as long.
+    """
+    try:
+        return work()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # Behind the handler, which keeps the failed attempt's tensors alive.
+    release_memory(model.device)
+    vae, tile = model.vae, max(_MIN_TILE_LATENTS, side // 2)
     before = (vae.tile_latent_min_size, vae.tile_sample_min_size)
-    vae.tile_latent_min_size, vae.tile_sample_min_size = side, LATENT_PX * side
+    vae.tile_latent_min_size, vae.tile_sample_min_size = tile, LATENT_PX * tile
     vae.enable_tiling()
     try:
-        yield
+        return work()
     finally:
         vae.disable_tiling()
         vae.tile_latent_min_size, vae.tile_sample_min_size = before

@@ -25,17 +25,13 @@ from typing import TYPE_CHECKING
 from training.world.splits import SPLITS
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from training.evaluation.figures import Figure
     from training.evaluation.painting import FolderPainter, Painter
     from training.evaluation.writing import Writer
-    from training.world.drawing import Pixels
 
 FIGURES = (
     "long-captions", "requests", "similar", "edits", "inpainting", "restoration", "chinese", "stage2",
 )  # fmt: skip
-SHEET_COLUMNS, SHEET_ROWS = 4, 6  # pairs of a contact sheet
 _WITHOUT_PICTURES = frozenset({"edits", "restoration"})  # restoration draws its own sheet
 
 
@@ -72,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figure = _make(options)
     except _Missing as missing:
         parser.error(str(missing))
+    from training.evaluation.report import contact_sheet, table
+
     sys.stdout.write(table(figure))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -80,20 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.sheet.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(figure.pairs).save(options.sheet, optimize=True)
     return 0
-
-
-def contact_sheet(pairs: "Sequence[tuple[Pixels, Pixels]]") -> "Image":
-    """Return the first pairs of a figure in rows."""
-    import numpy as np
-    from PIL import Image
-
-    pictures = [np.concatenate(pair, axis=1) for pair in pairs[: SHEET_COLUMNS * SHEET_ROWS]]
-    pictures += [np.zeros_like(pictures[0])] * (-len(pictures) % SHEET_COLUMNS)
-    rows = [
-        np.concatenate(pictures[start : start + SHEET_COLUMNS], axis=1)
-        for start in range(0, len(pictures), SHEET_COLUMNS)
-    ]
-    return Image.fromarray(np.concatenate(rows))
 
 
 def _make(options: argparse.Namespace) -> "Figure":
@@ -159,21 +143,6 @@ def _given(options: argparse.Namespace, name: str) -> Path:
     if not folder.is_dir():
         raise _Missing(f"--{name}: there is no folder {folder}")
     return folder
-
-
-def table(figure: "Figure") -> str:
-    """Return a figure as a Markdown table."""
-    columns = list(dict.fromkeys(column for row in figure.rows.values() for column in row))
-    lines = [
-        f"{figure.name}: {figure.sample.count} scenes, {figure.sample.split} split; goal: {figure.goal}",
-        "",
-        f"| | {' | '.join(columns)} |",
-        f"|---|{'---:|' * len(columns)}",
-    ]
-    for name, row in figure.rows.items():
-        cells = [f"{row[column]:.3f}" if column in row else "" for column in columns]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

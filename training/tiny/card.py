@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from training.evaluation.__main__ import table
 from training.evaluation.figures import Figure, Sample
+from training.evaluation.report import table
 from training.tiny.figures import SHEET, load
 
 CARD = "README.md"

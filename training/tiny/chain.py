@@ -106,7 +106,8 @@ def take_bases(bases: Path, folder: Path) -> None:
         FileNotFoundError: one of them is not there.
     """
     for name, place in (("vae", "vae/vae"), ("clip", "clip")):
-        shutil.copytree(bases / name, folder / "runs" / place, dirs_exist_ok=True)
+        ignored = shutil.ignore_patterns("meta.json", "losses.png", "README.md")
+        shutil.copytree(bases / name, folder / "runs" / place, dirs_exist_ok=True, ignore=ignored)
 
 
 def _main(module: str, arguments: Sequence[str]) -> int:

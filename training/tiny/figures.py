@@ -52,7 +52,7 @@ def measures(pair: Path, before: Path | None, sample: Sample) -> Iterator[tuple[
 
 def measure(pair: Path, before: Path | None, sample: Sample, only: Sequence[str] = ()) -> dict[str, list[str]]:
     """Measure and store; return the names of the figures by part."""
-    from training.evaluation.__main__ import contact_sheet
+    from training.evaluation.report import contact_sheet
 
     measured: dict[str, list[str]] = {}
     for part, name, how in measures(pair, before, sample):

@@ -93,7 +93,13 @@ def fit_recipe(recipe: Stage2Recipe, parts: "Parts") -> "Fitted":
             examples = _with_latents(recipe, examples, parts, device)
     schedule = Schedule.of(parts.scheduler)
     denoising = Denoising(schedule, parts.vae, parts.text_encoder, parts.second, recipe.snr_gamma)
-    collate = Collate(recipe.size, len(schedule.alphas_cumprod), recipe.noise_offset, recipe.input_perturbation)
+    collate = Collate(
+        recipe.size,
+        len(schedule.alphas_cumprod),
+        recipe.noise_offset,
+        recipe.input_perturbation,
+        recipe.timestep_shift,
+    )
     return fit(
         parts.unet,
         denoising,

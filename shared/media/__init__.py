@@ -10,6 +10,7 @@ from shared.media.encoding import encode_image, read_text
 from shared.media.headers import Header, ImageLimits, read_header
 from shared.media.inline import inline_bytes
 from shared.media.masks import PAINTED, PAINTED_FROM, check_canvas, check_mask, extended, mask_of
+from shared.media.provenance import SourceType, xmp_packet
 from shared.media.thumbnails import encode_thumbnail
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "PAINTED_FROM",
     "Header",
     "ImageLimits",
+    "SourceType",
     "check_canvas",
     "check_mask",
     "decode_image",
@@ -28,4 +30,5 @@ __all__ = [
     "mask_of",
     "read_header",
     "read_text",
+    "xmp_packet",
 ]

@@ -17,6 +17,7 @@ from PIL import Image
 
 from shared.contracts import OutputFormat
 from shared.media.headers import PNG_SIGNATURE, png_chunks, read_header
+from shared.media.provenance import XMP_KEYWORD
 
 _PNG_UP = 2  # PNG (Third Edition) §9.2: each byte minus the one above it
 _QUALITIES = {OutputFormat.JPEG: 92, OutputFormat.WEBP: 90}  # JPEG with 4:4:4, so that thin colored lines stay
@@ -32,8 +33,9 @@ def encode_image(
     text: Mapping[str, str],
     *,
     quality_percent: int | None = None,
+    xmp: str | None = None,
 ) -> bytes:
-    """Encode pixels (height, width, 3), uint8 sRGB, as a file that carries `text`.
+    """Encode pixels (height, width, 3), uint8 sRGB, as a file that carries `text` and an XMP packet.
 
     `quality_percent`, 0 to 100, is for JPEG and WebP; PNG loses nothing in any case.
 
@@ -50,14 +52,16 @@ def encode_image(
         if not (0 < len(key) < 80 and key.isascii() and key.replace("_", "").replace("-", "").isalnum()):
             raise ValueError(f"{key!r} cannot name a text in every format")
     if output_format is OutputFormat.PNG:
-        return _png(pixels, text)
+        return _png(pixels, text if xmp is None else {**text, XMP_KEYWORD: xmp})
     file = io.BytesIO()
     picture = Image.fromarray(pixels)
     quality = _QUALITIES[output_format] if quality_percent is None else quality_percent
+    packet = {} if xmp is None else {"xmp": xmp.encode()}
     if output_format is OutputFormat.JPEG:
-        picture.save(file, "JPEG", quality=quality, subsampling="4:4:4", exif=_exif(text, _MAX_COMMENT_BYTES))
+        exif = _exif(text, _MAX_COMMENT_BYTES)
+        picture.save(file, "JPEG", quality=quality, subsampling="4:4:4", exif=exif, **packet)
     else:
-        picture.save(file, "WEBP", quality=quality, method=_WEBP_METHOD, exif=_exif(text, None))
+        picture.save(file, "WEBP", quality=quality, method=_WEBP_METHOD, exif=_exif(text, None), **packet)
     return file.getvalue()
 
 
@@ -114,6 +118,8 @@ def _png_text(data: bytes) -> dict[str, str]:
         if kind not in {b"tEXt", b"iTXt"}:
             continue
         key, _, value = bytes(content).partition(b"\x00")
+        if key == XMP_KEYWORD.encode():  # told beside the texts, not one of them
+            continue
         if kind == b"iTXt":
             if value[:1] != b"\x00":  # compressed: not by us
                 continue

@@ -165,6 +165,20 @@ def test_offset_noise_and_perturbed_input_are_drawn_where_they_are_asked_for() -
     assert 0.05 < float((perturbed["perturbed"] - perturbed["noise"]).std()) < 0.15
 
 
+def test_a_shift_draws_noisy_timesteps_more_often_and_stays_within_the_schedule() -> None:
+    def timesteps(shift: float) -> torch.Tensor:
+        example = Learned(None, training_form(Letters(), "abc"), torch.zeros(2, 4, 2, 2), None, ())
+        drawn = Collate(16, 1000, timestep_shift=shift)([example] * 400, list(range(400)))["timesteps"]
+        assert isinstance(drawn, torch.Tensor)
+        return drawn
+
+    even, shifted = timesteps(1.0), timesteps(2.5)
+    assert 0.42 < (even < 500).double().mean() < 0.58
+    assert 0.21 < (shifted < 500).double().mean() < 0.36  # u < 2/7 lies below the middle
+    assert shifted.min() >= 0
+    assert shifted.max() <= 999
+
+
 def test_pixels_are_brought_to_minus_one_to_one() -> None:
     pixels = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 1, 2, 1).expand(1, 1, 2, 3)
     assert unit(pixels)[0, 0].tolist() == [[-1.0, 1.0]]

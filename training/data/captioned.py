@@ -166,13 +166,15 @@ class Collate:
     """Stacks examples and draws the noise of their losses.
 
     `input_ids` (and `second_ids`) are the pieces of all prompts, int64 (pieces, 77); `chunks` says how many of them
-    each prompt has. Masks are uint8 (b, 1, h, w), 1 where the picture is to be painted.
+    each prompt has. Masks are uint8 (b, 1, h, w), 1 where the picture is to be painted. A `timestep_shift` above 1 draws
+    noisy timesteps more often (Esser et al. 2024, eq. 23, with the timestep as a share of all); 1 draws all evenly.
     """
 
     size: int
     train_timesteps: int
     noise_offset: float = 0.0
     input_perturbation: float = 0.0
+    timestep_shift: float = 1.0
 
     def __call__(self, examples: list[Learned], seeds: list[int]) -> Batch:
         """Return the tensors of one forward pass."""
@@ -200,7 +202,7 @@ class Collate:
         shape = (4, self.size // FACTOR, self.size // FACTOR)
         noise = torch.randn(shape, generator=generator)
         drawn = {
-            "timesteps": torch.randint(self.train_timesteps, (), generator=generator),
+            "timesteps": self._timestep(generator),
             "posterior_noise": torch.randn(shape, generator=generator),
         }
         if self.noise_offset:
@@ -210,6 +212,13 @@ class Collate:
         if masked:
             drawn["masked_noise"] = torch.randn(shape, generator=generator)
         return drawn | {"noise": noise}
+
+    def _timestep(self, generator: torch.Generator) -> torch.Tensor:
+        if self.timestep_shift == 1:
+            return torch.randint(self.train_timesteps, (), generator=generator)
+        even = torch.rand((), generator=generator, dtype=torch.float64)
+        shifted = self.timestep_shift * even / (1 + (self.timestep_shift - 1) * even)
+        return (shifted * self.train_timesteps).long()
 
 
 def _pieces(prompts: Sequence[tuple[tuple[int, ...], ...]]) -> torch.Tensor:

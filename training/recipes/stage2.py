@@ -42,7 +42,8 @@ class Stage2Recipe(Recipe):
     base: folder in diffusers layout; written first where it is missing and `fresh` is given. precomputed: folder for
     the latents of all pictures, made once; without it they are made in each step. mask_scale: of the published masks,
     which are in pixels of 512 (LLMGA.md §7.3). empty_prompts: share of pictures that are learned without a prompt.
-    vae_precision: "no" is float32, which SDXL's autoencoder needs.
+    timestep_shift: above 1, noisy timesteps are drawn more often. vae_precision: "no" is float32, which SDXL's
+    autoencoder needs.
     """
 
     kind: Literal["sd15", "sdxl"]
@@ -59,6 +60,7 @@ class Stage2Recipe(Recipe):
     snr_gamma: float | None = Field(None, gt=0)
     noise_offset: float = Field(0.0, ge=0)
     input_perturbation: float = Field(0.0, ge=0)
+    timestep_shift: float = Field(1.0, ge=1)
     gradient_checkpointing: bool = False
     vae_precision: Literal["no", "as_plan"] = "no"
     on_error: Literal["stop", "skip"] = "stop"

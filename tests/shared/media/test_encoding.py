@@ -1,6 +1,7 @@
 import io
 import zlib
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 from shared.contracts import OutputFormat
 from shared.errors import InvalidImage
-from shared.media import decode_image, encode_image, read_header, read_text
+from shared.media import SourceType, decode_image, encode_image, read_header, read_text, xmp_packet
 from tests.shared.media.pictures import PNG, chunk, png, save, scene
 
 TEXT = {"prompt": "a snowman at night", "instruction": "雪人 ☃ 😀\nsecond line", "seed": "7", "empty": ""}
@@ -168,3 +169,15 @@ def test_compressed_text_of_somebody_else_is_left_out() -> None:
 def test_text_is_read_from_pictures_only(data: bytes) -> None:
     with pytest.raises(InvalidImage):
         read_text(data)
+
+
+@pytest.mark.parametrize("source", SourceType)
+@pytest.mark.parametrize("output_format", OutputFormat)
+def test_others_read_where_a_picture_comes_from(output_format: OutputFormat, source: SourceType) -> None:
+    data = encode_image(scene(), output_format, TEXT, xmp=xmp_packet(source, 'a "tool" <1 & 2>'))
+    assert read_text(data) == TEXT
+    with Image.open(io.BytesIO(data)) as image:
+        packet = image.info["xmp"]
+    [described] = ElementTree.fromstring(packet).iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
+    assert described.attrib["{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"] == source
+    assert described.attrib["{http://ns.adobe.com/xap/1.0/}CreatorTool"] == 'a "tool" <1 & 2>'

@@ -94,8 +94,10 @@ def make_plan(home: Path, pair: Pair, *, port: int | None, workers: int, environ
         chosen["LLMGA_AUTH__MODE"] = "none"
     if pair.mllm is not None:
         chosen |= {"LLMGA_MLLM__MODEL": str(pair.mllm), "LLMGA_MLLM__NAME": NAME}
-    if pair.sd15 is not None:
-        chosen["LLMGA_DIFFUSION__MODELS"] = json.dumps({f"{NAME}-sd15": str(pair.sd15)})
+    if pair.diffusion:
+        chosen["LLMGA_DIFFUSION__MODELS"] = json.dumps({name: str(folder) for name, folder in pair.diffusion.items()})
+    if pair.restoration is not None:
+        chosen["LLMGA_DIFFUSION__RESTORATION"] = str(pair.restoration)
     settings = chosen | given | {"LLMGA_HOME": str(home), "LLMGA_GATEWAY__PORT": str(public_port)}
     everything = base | settings
 

@@ -11,7 +11,12 @@ from clients.local.models import Pair
 from clients.local.plan import Plan, make_plan
 from shared.settings import Settings
 
-PAIR = Pair("a pair", mllm=Path("/models/mllm"), sd15=Path("/models/sd15"))
+PAIR = Pair(
+    "a pair",
+    mllm=Path("/models/mllm"),
+    diffusion={"llmga-tiny-sd15": Path("/models/sd15")},
+    restoration=Path("/models/restoration"),
+)
 
 
 def plan(home: Path, *, port: int | None = 0, workers: int = 1, **environ: str) -> Plan:
@@ -30,6 +35,7 @@ def test_every_service_gets_settings_that_it_accepts(tmp_path: Path) -> None:
         assert loaded.home == tmp_path
         assert loaded.mllm.model == "/models/mllm"
         assert loaded.diffusion.models == {"llmga-tiny-sd15": "/models/sd15"}
+        assert loaded.diffusion.restoration == "/models/restoration"
         assert loaded.redis.url == planned.redis_url
 
 

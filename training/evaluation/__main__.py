@@ -6,7 +6,8 @@
 | `requests` | (b) short requests, with and without the language model | `--sd --mllm`, or `--url` |
 | `similar` | (c) pictures, described for one like them | `--mllm`, `--url` or `--mllm-url` |
 | `edits` | (d) the new captions of edited pictures | `--mllm` or `--mllm-url` |
-| `inpainting` | (e) holes, filled by the caption | `--inpainting`, also `--mllm` |
+| `edited` | pictures, edited by instructions | `--url` |
+| `inpainting` | (e) holes, filled by the caption | `--inpainting` or `--url`, also `--mllm` |
 | `restoration` | (f) seams and PSNR of degraded holes | `--restoration` |
 | `chinese` | (g) as (b), in Chinese | as (b) |
 | `stage2` | (h) long prompts before and after stage 2 | `--before`, `--sd` |
@@ -27,10 +28,11 @@ from training.world.splits import SPLITS
 if TYPE_CHECKING:
     from training.evaluation.figures import Figure
     from training.evaluation.painting import FolderPainter, Painter
+    from training.evaluation.serving import Gateway
     from training.evaluation.writing import Writer
 
 FIGURES = (
-    "long-captions", "requests", "similar", "edits", "inpainting", "restoration", "chinese", "stage2",
+    "long-captions", "requests", "similar", "edits", "edited", "inpainting", "restoration", "chinese", "stage2",
 )  # fmt: skip
 _WITHOUT_PICTURES = frozenset({"edits", "restoration"})  # restoration draws its own sheet
 
@@ -95,9 +97,12 @@ def _make(options: argparse.Namespace) -> "Figure":
             return figures.similar(sample, _writer(options), _painter(options) if options.sd or options.url else None)
         case "edits":
             return figures.edits(sample, _writer(options))
+        case "edited":
+            return figures.edited(sample, _gateway(options))
         case "inpainting":
             writer = _writer(options) if options.mllm or options.mllm_url else None
-            return figures.inpainting(sample, _folder_painter(options, "inpainting"), writer)
+            filler = _gateway(options) if options.url else _folder_painter(options, "inpainting")
+            return figures.inpainting(sample, filler, writer)
         case "restoration":
             from services.diffusion.restoration.restorer import Restorer
 
@@ -107,11 +112,15 @@ def _make(options: argparse.Namespace) -> "Figure":
 
 
 def _painter(options: argparse.Namespace) -> "Painter":
-    if options.url:
-        from training.evaluation.serving import Gateway
+    return _gateway(options) if options.url else _folder_painter(options, "sd")
 
-        return Gateway(options.url)
-    return _folder_painter(options, "sd")
+
+def _gateway(options: argparse.Namespace) -> "Gateway":
+    if not options.url:
+        raise _Missing(f"the figure '{options.figure}' needs --url")
+    from training.evaluation.serving import Gateway
+
+    return Gateway(options.url)
 
 
 def _folder_painter(options: argparse.Namespace, name: str) -> "FolderPainter":
@@ -127,9 +136,7 @@ def _writer(options: argparse.Namespace) -> "Writer":
 
         return LanguageModel(options.mllm_url)
     if options.url:
-        from training.evaluation.serving import Gateway
-
-        return Gateway(options.url)
+        return _gateway(options)
     folder = _given(options, "mllm")
     from training.evaluation.writing import FolderWriter
 

@@ -6,6 +6,7 @@ Scenes are drawn from the split by number, so a figure is the same wherever and 
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from services.mllm.instructions import Writing
 from training.data.degradations import Seams
 from training.data.masks import SD_STAGE2, draw_mask
 from training.evaluation.judge import read
-from training.evaluation.painting import FolderPainter, Painter
+from training.evaluation.painting import Filler, Painter
 from training.evaluation.scores import (
     Score,
     score_caption,
@@ -34,6 +35,9 @@ from training.world.requests import Request, sample_request
 from training.world.scenes import sample_scene
 from training.world.splits import Split, object_is_held_out
 from training.world.words import Language
+
+if TYPE_CHECKING:
+    from training.evaluation.serving import Gateway
 
 Row = dict[str, float]
 
@@ -139,7 +143,29 @@ def edits(sample: Sample, writer: Writer, language: Language = "en") -> Figure:
     return figure
 
 
-def inpainting(sample: Sample, painter: FolderPainter, writer: Writer | None = None) -> Figure:
+def edited(sample: Sample, gateway: "Gateway", language: Language = "en") -> Figure:
+    """Edit pictures through the gateway, and let the judge compare them with the scenes that were asked for."""
+    from training.evaluation.serving import data_uri
+
+    figure = Figure("edited pictures", "how edits end, from the instruction to the picture", sample)
+    every = [sample_edit(number, sample.split, language) for number in sample.numbers()]
+    before = [draw(edit.before) for edit in every]
+    bodies = [
+        {"task": "edit", "instruction": edit.instruction, "image": data_uri(picture), "seed": seed}
+        for edit, picture, seed in zip(every, before, sample.noise(), strict=True)
+    ]
+    made = gateway.make(bodies)
+    captions = [score_caption(edit.after, one.prompt) for edit, one in zip(every, made, strict=True)]
+    figure.rows["captions"] = total(captions).shares()
+    pictures = [score_picture(edit.after, read(one.picture)) for edit, one in zip(every, made, strict=True)]
+    figure.rows["pictures"] = total(pictures).shares()
+    unedited = [score_picture(edit.after, read(picture)) for edit, picture in zip(every, before, strict=True)]
+    figure.rows["pictures before the edit"] = total(unedited).shares()
+    figure.pairs = list(zip(before, (one.picture for one in made), strict=True))
+    return figure
+
+
+def inpainting(sample: Sample, painter: Filler, writer: Writer | None = None) -> Figure:
     """(e) Fill holes by the scene's caption, and by the one that the language model writes for what is left."""
     figure = Figure("inpainting", "also_shape >= 0.80 of the hole's objects", sample)
     scenes, holes = with_holes(sample)

@@ -37,6 +37,16 @@ class Painter(Protocol):
         ...
 
 
+class Filler(Protocol):
+    """Something that fills holes."""
+
+    def fill(
+        self, pixels: Sequence[Pixels], holes: Sequence[Mask], captions: Sequence[str], seeds: Sequence[int]
+    ) -> list[Pixels]:
+        """Return the pictures with their holes painted by the captions."""
+        ...
+
+
 class FolderPainter:
     """A checkpoint folder, SD1.5's layout, in this process."""
 

@@ -1,4 +1,4 @@
-"""The running system for the figures: pictures and prompts through the gateway, prompts from the language model alone.
+"""The running system for figures and sheets: pictures and prompts through the gateway, prompts of the language model.
 
 Several requests are under way at once, as of several people, so that batching is part of what is measured.
 """
@@ -8,6 +8,7 @@ import io
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from services.diffusion.seams import Mask
 from services.mllm.instructions import Writing
 from training.evaluation.writing import Ask
 from training.world.drawing import Pixels
@@ -33,6 +35,15 @@ class Unserved(Exception):
     """The running system does not do this, or did not do it."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """A finished job: its prompt, its picture and, by their names, the pictures on the way that its record has."""
+
+    prompt: str
+    picture: Pixels
+    on_the_way: dict[str, Pixels]
+
+
 class Gateway:
     """The REST gateway: a painter by `verbatim` jobs, a writer by `prompt` jobs."""
 
@@ -43,15 +54,45 @@ class Gateway:
     def render(self, captions: Sequence[str], seeds: Sequence[int]) -> list[Pixels]:
         """Return one picture per caption."""
 
-        def one(asked: tuple[str, int]) -> Pixels:
-            caption, seed = asked
-            job = _job(http, {"instruction": caption, "prompt_mode": "verbatim", "seed": seed})
-            data = http.get(job["images"][0]["url"])
+        bodies = [
+            {"instruction": caption, "prompt_mode": "verbatim", "seed": seed}
+            for caption, seed in zip(captions, seeds, strict=True)
+        ]
+        return [made.picture for made in self.make(bodies)]
+
+    def fill(
+        self, pixels: Sequence[Pixels], holes: Sequence[Mask], captions: Sequence[str], seeds: Sequence[int]
+    ) -> list[Pixels]:
+        """Return the pictures with their holes painted by the captions, seams hidden as the system does by itself."""
+        bodies = [
+            {
+                "task": "inpaint",
+                "instruction": caption,
+                "prompt_mode": "verbatim",
+                "seed": seed,
+                "image": data_uri(picture),
+                "mask": data_uri(gray(hole)),
+            }
+            for picture, hole, caption, seed in zip(pixels, holes, captions, seeds, strict=True)
+        ]
+        return [made.picture for made in self.make(bodies)]
+
+    def make(self, bodies: Sequence[dict[str, Any]]) -> list[Made]:
+        """Return what comes of requests, each the body of `POST /v1/generations`."""
+
+        def fetched(url: str) -> Pixels:
+            data = http.get(url)
             data.raise_for_status()
             return np.asarray(Image.open(io.BytesIO(data.content)).convert("RGB"))
 
+        def one(body: dict[str, Any]) -> Made:
+            job = _job(http, body)
+            [image] = job["images"]
+            on_the_way = {artifact["name"]: fetched(artifact["url"]) for artifact in image["artifacts"]}
+            return Made(job["prompt"]["text"], fetched(image["url"]), on_the_way)
+
         with _client(self._url) as http:
-            return _together(one, list(zip(captions, seeds, strict=True)), self._at_once, "drawing")
+            return _together(one, bodies, self._at_once, "drawing")
 
     def write(self, asks: Sequence[Ask]) -> list[str]:
         """Return the prompts that jobs write; the gateway serves requests and similar pictures."""
@@ -62,7 +103,7 @@ class Gateway:
         def one(ask: Ask) -> str:
             body: dict[str, Any] = {"task": "prompt", "instruction": ask.instruction}
             if ask.picture is not None:
-                body["image"] = _data_uri(ask.picture)
+                body["image"] = data_uri(ask.picture)
             return str(_job(http, body)["prompt"]["text"])
 
         with _client(self._url) as http:
@@ -92,9 +133,9 @@ def body_of(ask: Ask) -> dict[str, Any]:
     """Return what `POST /v1/generation-prompts` of the language model is asked; greedy, so that figures repeat."""
     body: dict[str, Any] = {"task": ask.writing, "instruction": ask.instruction, "temperature": 0.0}
     if ask.picture is not None:
-        body["image"] = _data_uri(ask.picture)
+        body["image"] = data_uri(ask.picture)
     if ask.hole is not None:
-        body["mask"] = _data_uri(np.repeat(ask.hole[..., None] * np.uint8(255), 3, axis=2))
+        body["mask"] = data_uri(gray(ask.hole))
     return body
 
 
@@ -132,7 +173,13 @@ def _together(work: Callable[[A], B], items: Sequence[A], at_once: int, doing: s
         return list(tqdm(pool.map(work, items), total=len(items), desc=doing))
 
 
-def _data_uri(pixels: Pixels) -> str:
+def gray(hole: Mask) -> Pixels:
+    """Return a mask as a picture, white where it is to be painted."""
+    return np.repeat(hole[..., None] * np.uint8(255), 3, axis=2)
+
+
+def data_uri(pixels: Pixels) -> str:
+    """Return a picture as requests hold it."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

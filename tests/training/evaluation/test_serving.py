@@ -7,8 +7,12 @@ import pytest
 
 from services.mllm.instructions import Writing
 from services.mllm.prompt_request import PromptRequest
+from shared.contracts import Task
+from shared.media import decode_image
 from tests.gateway.conftest import House
-from training.evaluation.serving import Gateway, Unserved, body_of
+from training.evaluation.figures import Sample, edited
+from training.evaluation.serving import Gateway, Unserved, body_of, gray
+from training.evaluation.sheets import SHEETS, drawn, sheet
 from training.evaluation.writing import Ask
 from training.world import draw, sample_scene
 
@@ -25,6 +29,41 @@ async def test_captions_are_drawn_verbatim_and_each_by_its_seed(house: House) ->
         ("a heart", 2), ("a star", 1), ("a star", 1),
     ]  # fmt: skip
     assert not house.prompt.claims
+
+
+async def test_holes_are_sent_with_their_pictures(house: House) -> None:
+    hole = np.zeros(PICTURE.shape[:2], np.bool_)
+    hole[:64, :64] = True
+    [filled] = await asyncio.to_thread(Gateway(house.url).fill, [PICTURE], [hole], ["a star"], [3])
+    assert filled.shape == PICTURE.shape
+    [request] = [claim.job.request for claim in house.render.claims]
+    assert (request.task, request.instruction, request.seed) == (Task.INPAINT, "a star", 3)
+    for name, sent in ((request.image, PICTURE), (request.mask, gray(hole))):
+        assert name is not None
+        stored, _ = await asyncio.to_thread(house.artifacts.get, name, tenant="default")
+        assert (decode_image(stored) == sent).all()
+
+
+@pytest.mark.parametrize("task", SHEETS)
+async def test_a_sheet_has_a_row_for_each_job(house: House, task: str) -> None:
+    image = await asyncio.to_thread(sheet, task, Gateway(house.url), Sample(2))
+    assert len(house.render.claims) == 2
+    assert all(claim.job.request.debug for claim in house.render.claims)
+    assert image.height > 2 * 128
+    assert image.width >= 128 if task == "text_to_image" else 256
+
+
+async def test_edited_pictures_are_judged_with_their_captions(house: House) -> None:
+    figure = await asyncio.to_thread(edited, Sample(2), Gateway(house.url))
+    assert set(figure.rows) == {"captions", "pictures", "pictures before the edit"}
+    assert figure.rows["pictures"]["whole"] == 0  # these workers paint nothing that was asked for
+    assert len(figure.pairs) == 2
+
+
+def test_words_above_a_row_stay_within_the_sheet() -> None:
+    image = drawn([("a word " * 40, [PICTURE, PICTURE]), ("short", [PICTURE])])
+    assert image.width == 2 * (128 + 4)
+    assert image.height > 2 * 128 + 10 * 15
 
 
 async def test_prompts_are_written_by_the_language_model(house: House) -> None:

@@ -26,6 +26,7 @@ class Plan:
     learning_rate: float
     schedule: Schedule = "constant"
     warmup_steps: int = 0
+    restarts: tuple[int, ...] = ()  # steps at which a cosine begins again from the top (Loshchilov and Hutter 2017)
     milestones: tuple[int, ...] = ()  # steps after which the rate is multiplied by `decay`
     decay: float = 0.5
     weight_decay: float = 0.0
@@ -47,6 +48,12 @@ class Plan:
             raise PlanError(f"learning_rate must be positive, not {self.learning_rate}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise PlanError(f"ema_decay must be between 0 and 1, not {self.ema_decay}")
+        if self.restarts and self.schedule != "cosine":
+            raise PlanError("restarts are given, but the schedule is not 'cosine'")
+        if list(self.restarts) != sorted(set(self.restarts)) or not all(
+            self.warmup_steps < step < self.steps for step in self.restarts
+        ):
+            raise PlanError("restarts must rise, behind the warm-up and before the last step")
         if self.milestones and self.schedule != "milestones":
             raise PlanError("milestones are given, but the schedule is not 'milestones'")
 
@@ -69,7 +76,9 @@ class Plan:
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         if self.schedule == "cosine":
-            done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+            begin = max([self.warmup_steps, *(start for start in self.restarts if start <= step)])
+            end = min([self.steps, *(start for start in self.restarts if start > step)])
+            done = (step - begin) / max(1, end - begin)
             return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
         if self.schedule == "milestones":
             return float(self.learning_rate * self.decay ** sum(step >= milestone for milestone in self.milestones))
@@ -82,4 +91,6 @@ class Plan:
             del numbers[name]
         if self.schedule != "cosine":
             del numbers["steps"]  # such a run may go on for longer
+        if not self.restarts:
+            del numbers["restarts"]  # as in runs that were begun before there were any
         return {name: list(value) if isinstance(value, tuple) else value for name, value in numbers.items()}

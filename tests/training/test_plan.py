@@ -29,6 +29,17 @@ def test_cosine_warms_up_and_falls_to_zero() -> None:
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
+def test_a_cosine_begins_again_at_its_restarts_and_is_the_same_before() -> None:
+    once = plan(schedule="cosine", warmup_steps=10, steps=100)
+    again = plan(schedule="cosine", warmup_steps=10, steps=300, restarts=(100, 200))
+    rates = [again.learning_rate_at(step) for step in range(300)]
+    assert rates[:100] == [once.learning_rate_at(step) for step in range(100)]
+    assert rates[100] == rates[200] == again.learning_rate
+    assert rates[99] < 0.01 * again.learning_rate
+    assert rates[100:200] == sorted(rates[100:200], reverse=True)
+    assert rates[100:200] == rates[200:]
+
+
 def test_milestones_halve_the_rate() -> None:
     steps = plan(schedule="milestones", milestones=(20, 30))
     assert [steps.learning_rate_at(step) for step in (0, 19, 20, 29, 30, 99)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
@@ -46,6 +57,9 @@ def test_constant_stays_after_its_warmup() -> None:
         {"learning_rate": 0.0},
         {"ema_decay": 1.0},
         {"milestones": (3,)},
+        {"restarts": (3,)},
+        {"schedule": "cosine", "restarts": (5, 3)},
+        {"schedule": "cosine", "restarts": (100,)},
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(numbers: dict[str, Any]) -> None:

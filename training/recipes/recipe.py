@@ -40,6 +40,7 @@ class PlanSettings(Settings):
     schedule: Schedule = "constant"
     warmup_steps: int = Field(0, ge=0)
     warmup_ratio: float = Field(0.0, ge=0, lt=1)
+    restarts: tuple[int, ...] = ()
     milestones: tuple[int, ...] = ()
     decay: float = 0.5
     weight_decay: float = 0.0
@@ -75,6 +76,7 @@ class PlanSettings(Settings):
             "epochs": None,
             "warmup_steps": 0,
             "warmup_ratio": 0.0,
+            "restarts": (),
             "global_batch": 2,
             "micro_batch": 1,
             "checkpoint_every": 1,

@@ -58,8 +58,8 @@ def test_constant_stays_after_its_warmup() -> None:
         {"ema_decay": 1.0},
         {"milestones": (3,)},
         {"restarts": (3,)},
-        {"schedule": "cosine", "restarts": (5, 3)},
-        {"schedule": "cosine", "restarts": (100,)},
+        {"restarts": (5, 3), "schedule": "cosine"},
+        {"restarts": (100,), "schedule": "cosine"},
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(numbers: dict[str, Any]) -> None:

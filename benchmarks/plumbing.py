@@ -158,18 +158,19 @@ def system() -> Iterator[tuple[str, str, str]]:
             [sys.executable, "-m", "gateway"],
             [sys.executable, "-m", "benchmarks.plumbing_bare", str(bare_port)],
         ):
-            running.enter_context(_process(command, environment))
+            running.enter_context(process_of(command, environment))
         gateway_url, bare_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{bare_port}"
-        _await(lambda: _has(f"{gateway_url}/v1/models", b'"noop"', key))
-        _await(lambda: _has(f"{bare_url}/livez", b"alive", key))
+        until(lambda: has(f"{gateway_url}/v1/models", b'"noop"', key))
+        until(lambda: has(f"{bare_url}/livez", b"alive", key))
         yield gateway_url, bare_url, key
 
 
 @contextmanager
-def _process(command: Sequence[str], environment: dict[str, str]) -> Iterator[None]:
+def process_of(command: Sequence[str], environment: dict[str, str]) -> Iterator[int]:
+    """Run a process while the block runs; yield its id."""
     process = subprocess.Popen(command, env=environment, cwd=HERE.parent, stdout=subprocess.DEVNULL)
     try:
-        yield
+        yield process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -188,7 +189,12 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def _await(condition: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds.
+
+    Raises:
+        TimeoutError: it does not come about.
+    """
     end = time.monotonic() + START_S
     while not condition():
         if time.monotonic() > end:
@@ -196,7 +202,8 @@ def _await(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def _has(url: str, text: bytes, key: str) -> bool:
+def has(url: str, text: bytes, key: str) -> bool:
+    """Whether the answer of a URL holds a text."""
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:

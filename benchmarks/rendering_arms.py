@@ -20,7 +20,8 @@ from services.diffusion.engine import Engine, EngineFull
 from services.diffusion.handles import Finished, Handle, Progress
 from services.diffusion.libraries import CLIPTokenizer, StableDiffusionPipeline, StableDiffusionXLPipeline, quiet
 from services.diffusion.loading import LoadedModel
-from services.diffusion.requests import Picture, RenderRequest, is_guided, prepare
+from services.diffusion.pictures import Picture
+from services.diffusion.requests import RenderRequest, is_guided, prepare
 from services.diffusion.solvers import build_scheduler
 from shared.contracts import Scheduler
 from shared.contracts.generation import PromptEncoding

@@ -104,7 +104,7 @@ def _loop(model: LoadedModel, requests: Sequence[RenderRequest]) -> None:
         for request in requests:
             encode_prompts(request, model)
         phases = [request.phases[0] for request in requests]
-        embeds = torch.cat([torch.stack([phase.embeds[row] for phase in phases]) for row in (0, 1)])
+        embeds = torch.cat([torch.stack([phase.condition.embeds[row] for phase in phases]) for row in (0, 1)])
         scheduler: Any = build_scheduler(SCHEDULER, model.files.scheduler)
         scheduler.set_timesteps(STEPS)
         latents = torch.cat([request.latents for request in requests])

@@ -17,7 +17,7 @@ from services.diffusion.batching import Buckets
 from services.diffusion.checkpoints import inspect
 from services.diffusion.libraries import UNet2DConditionModel
 from services.diffusion.loading import LoadedModel, load
-from services.diffusion.requests import LATENT_CHANNELS, LATENT_PX
+from services.diffusion.pictures import LATENT_CHANNELS, LATENT_PX
 from training.minis.diffusion import HIDDEN, SAMPLE_SIZE, build_sd15
 
 TINY = Path(__file__).parents[1] / "models" / "llmga-tiny" / "sd15"

@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "instruction", nargs="?", default="", help="what you want, in your own words; English or Chinese"
     )
-    generate.add_argument("--image", type=Path, metavar="FILE", help="a picture to make a similar one of")
+    generate.add_argument("--image", type=Path, metavar="FILE", help="a picture to make a similar one of, or to edit")
     generate.add_argument("--size", metavar="WxH", help="in pixels (default: the model's own)")
     generate.add_argument("--seed", type=int, help="for the same picture again (default: random)")
     generate.add_argument("--steps", type=int, help="inference steps (default: the model's own)")
@@ -108,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--model", help="diffusion model by name")
     generate.add_argument("--negative", metavar="TEXT", help="what should not be in the picture")
     mode = generate.add_mutually_exclusive_group()
-    mode.add_argument("--task", choices=("text_to_image", "similar"), help="default: similar with --image")
+    mode.add_argument("--task", choices=("text_to_image", "similar", "edit"), help="default: similar with --image")
     mode.add_argument("--prompt-only", action="store_true", help="write the generation prompt and stop there")
     mode.add_argument("--verbatim", action="store_true", help="render the instruction as it is, without the MLLM")
     generate.add_argument("--output", type=Path, metavar="FILE", help="where to save; .png, .jpg or .webp")

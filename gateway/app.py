@@ -10,13 +10,13 @@ from starlette.responses import Response
 from gateway import openapi, problems
 from gateway.authentication import Authentication
 from gateway.backend import open_backend
-from gateway.body_limit import BodyLimit
+from gateway.body_limit import BodyBudget, BodyLimit
 from gateway.cors import Cors
 from gateway.drain import Drain
 from gateway.edge import Edge
 from gateway.openai import chat
 from gateway.openai import images as openai_images
-from gateway.routes import generations, health, images, jobs, models
+from gateway.routes import generations, health, images, jobs, models, sessions, webhooks
 from shared.settings import Settings
 
 
@@ -44,9 +44,12 @@ def create_app(settings: Settings, drain: Drain | None = None) -> FastAPI:
     )
     problems.install(app)
     openapi.install(app)
-    for room in (generations, jobs, images, models, openai_images, chat, health):
+    # OpenAI's paths lie below `/v1/images/` and go before its ids.
+    for room in (generations, jobs, sessions, openai_images, images, models, webhooks, chat, health):
         app.include_router(room.router)
-    app.add_middleware(BodyLimit, max_bytes=settings.gateway.max_body_bytes)
+    max_body_bytes = settings.gateway.max_body_bytes
+    budget = BodyBudget(max(max_body_bytes, settings.gateway.max_held_body_bytes))
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes, budget=budget)
     app.add_middleware(Authentication)
     if settings.gateway.allowed_origins:
         app.add_middleware(Cors, origins=settings.gateway.allowed_origins)

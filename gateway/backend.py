@@ -1,5 +1,6 @@
 """What the routes work with, opened at start-up and closed at the end."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -7,20 +8,23 @@ from dataclasses import dataclass, field, replace
 from starlette.requests import Request
 
 from gateway.callers import Caller, Callers, open_callers
+from gateway.decoder import Decoder
 from gateway.drain import Drain
 from gateway.fleet import Fleet
 from gateway.openai.language_models import LanguageModels
 from gateway.pictures import Pictures
 from gateway.tasks import background
+from gateway.webhooks.deliverer import Deliverer
 from shared.artifacts import ArtifactStore, open_store
 from shared.jobs import EventFollower, JobQueue, check_server, connect
+from shared.sessions import SessionStore
 from shared.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """The queue, its events, its workers, the pictures, the way to the language models, and for whom: `caller` is
-    that of the request."""
+    """The queue, its events, its workers, the pictures, the sessions, the way to the language models, and for whom:
+    `caller` is that of the request."""
 
     settings: Settings
     queue: JobQueue
@@ -31,6 +35,7 @@ class Backend:
     drain: Drain
     language_models: LanguageModels
     callers: Callers
+    sessions: SessionStore
     caller: Caller = field(default_factory=Caller)
 
 
@@ -44,6 +49,7 @@ async def open_backend(settings: Settings, drain: Drain) -> AsyncIterator[Backen
         SettingsError: the file of API keys cannot be used.
     """
     callers = open_callers(settings)
+    decoder = Decoder()
     redis = await connect(settings.redis)
     try:
         await check_server(redis, settings.redis)
@@ -52,14 +58,19 @@ async def open_backend(settings: Settings, drain: Drain) -> AsyncIterator[Backen
         artifacts = open_store(settings)
         fleet = Fleet(queue, artifacts)
         await fleet.look_again()
+        webhooks = Deliverer(queue, settings.webhooks)
         async with (
             aclosing(follower),
             aclosing(LanguageModels(settings.gateway.max_chats)) as language_models,
-            background(fleet.beat(), fleet.tend(), fleet.sweep(), callers.tend()),
+            background(fleet.beat(), fleet.tend(), fleet.sweep(), callers.tend(), webhooks.tend()),
         ):
-            pictures = Pictures(artifacts)
-            yield Backend(settings, queue, follower, artifacts, pictures, fleet, drain, language_models, callers)
+            pictures = Pictures(artifacts, decoder)
+            sessions = SessionStore(queue, settings)
+            yield Backend(
+                settings, queue, follower, artifacts, pictures, fleet, drain, language_models, callers, sessions
+            )
     finally:
+        await asyncio.to_thread(decoder.close)
         await redis.aclose()
 
 

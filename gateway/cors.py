@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 ANY = "*"
 MAX_AGE_S = 600  # browsers keep no preflight much longer
-METHODS = "GET, HEAD, POST"
+METHODS = "DELETE, GET, HEAD, POST"
 REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Prefer, X-Request-Id"
 RESPONSE_HEADERS = (
     "ETag, Idempotency-Replayed, Location, Preference-Applied, RateLimit, RateLimit-Policy, Retry-After, "

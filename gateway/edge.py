@@ -22,7 +22,7 @@ SECURITY_HEADERS = (
 )
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_METHODS = frozenset({"GET", "HEAD", "POST"})  # those of our routes; label values are bounded
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "POST"})  # those of our routes; label values are bounded
 
 _log = logging.getLogger("llmga.gateway")
 

@@ -49,6 +49,10 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "summary": "Extend a picture to both sides",
         "value": {"task": "outpaint", "image": IMAGE_ID, "outpaint": {"left": 64, "right": 64}},
     },
+    "edit": {
+        "summary": "Change what an instruction is about",
+        "value": {"task": "edit", "image": IMAGE_ID, "instruction": "make it night"},
+    },
     "prompt": {
         "summary": "A generation prompt only",
         "value": {"task": "prompt", "instruction": "draw a snowman at night"},
@@ -59,7 +63,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     },
 }
 
-_REQUEST: dict[str, Any] = {
+REQUEST: dict[str, Any] = {
     "task": "text_to_image",
     "instruction": "draw a snowman at night",
     "prompt_mode": "refine",
@@ -110,7 +114,7 @@ QUEUED_JOB: dict[str, Any] = {
     "attempts": 0,
     "created_at": 1767225600.125,
     "updated_at": 1767225600.125,
-    "request": _REQUEST,
+    "request": REQUEST,
     "images": [],
     "queue": {"position": 2},
     "eta_s": 4.5,
@@ -125,7 +129,7 @@ SUCCEEDED_JOB: dict[str, Any] = {
     "attempts": 1,
     "created_at": 1767225600.125,
     "updated_at": 1767225602.75,
-    "request": _REQUEST,
+    "request": REQUEST,
     "prompt": {
         "text": "A snowman with a red scarf on a hill at night, falling snow, blue light.",
         "source": "mllm",
@@ -197,6 +201,11 @@ data: {"text":"A snowman with a"}
 
 """
 
+WEBHOOK_TERMS: dict[str, Any] = {
+    "origins": ["https://hooks.example.com:443"],
+    "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwxVsW6M0qXvQ=",
+}
+
 MODELS: dict[str, Any] = {
     "object": "list",
     "data": [
@@ -207,7 +216,7 @@ MODELS: dict[str, Any] = {
             "ready": True,
             "workers": 1,
             "default": True,
-            "tasks": ["text_to_image", "similar", "inpaint", "outpaint", "prompt"],
+            "tasks": ["text_to_image", "similar", "inpaint", "outpaint", "edit", "prompt"],
             "kind": "qwen2",
             "source": "llmga-tiny",
             "parameters": 1483200,
@@ -223,7 +232,7 @@ MODELS: dict[str, Any] = {
             "ready": True,
             "workers": 2,
             "default": True,
-            "tasks": ["text_to_image", "similar", "inpaint", "outpaint"],
+            "tasks": ["text_to_image", "similar", "inpaint", "outpaint", "edit"],
             "kind": "sd15",
             "size": "128x128",
             "max_side_px": 256,

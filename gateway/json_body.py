@@ -13,12 +13,14 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
+from gateway.long_strings import Lifted, lift
 from shared.contracts import FieldProblem
 from shared.errors import InvalidRequest, MalformedJSON, UnsupportedMediaType
 from shared.validation import validation_problem
 
 MAX_DEPTH = 32  # our deepest request has two levels
 THREAD_FROM_BYTES = 65_536  # a body with a picture in it takes a tenth of a second, in which others are served
+MAX_DIGITS = 4_300  # as Python bounds those of integers
 _EXACT_BELOW = 2.0**53
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -37,7 +39,8 @@ async def read_model(request: Request, model: type[Model]) -> tuple[Model, str]:
 
     Raises:
         UnsupportedMediaType: the body is not declared as JSON.
-        MalformedJSON: it is not JSON, or nested too deeply.
+        MalformedJSON: it is not JSON, nested too deeply, or has too many values.
+        BodyTooLarge: it is too long, pictures apart.
         InvalidRequest: a field is missing, unknown, of the wrong type or out of bounds.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -51,11 +54,12 @@ async def read_model(request: Request, model: type[Model]) -> tuple[Model, str]:
 
 
 def _model_of(body: bytes, model: type[Model]) -> tuple[Model, str]:
-    value = parse(body)
+    lifted = lift(body)
+    value = _parsed(lifted)
     if not isinstance(value, dict):
         problem = FieldProblem(field="", code="wrong_type", message="must be a JSON object")
         raise InvalidRequest("The body is JSON, but not an object.", errors=[problem])
-    canonical = _canonical(value)
+    canonical = lifted.put_back(_canonical(value))
     try:
         return model.model_validate_json(canonical, strict=True), hashlib.sha256(canonical).hexdigest()
     except ValidationError as error:
@@ -66,11 +70,17 @@ def parse(body: bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        MalformedJSON: it is not one.
+        MalformedJSON: it is not one, or has too many values.
+        BodyTooLarge: it is too long, pictures apart.
     """
+    lift(body)  # for its bounds
+    return _parsed(Lifted(body))
+
+
+def _parsed(lifted: Lifted) -> Any:
     try:
         value = json.loads(
-            body.decode("utf-8"),
+            lifted.text.decode("utf-8"),
             object_pairs_hook=_object,
             parse_float=_number,
             parse_constant=_refuse_constant,
@@ -82,7 +92,8 @@ def parse(body: bytes) -> Any:
     except _ConstantError:
         raise MalformedJSON("NaN and infinities are not JSON numbers.") from None
     except json.JSONDecodeError as error:
-        raise MalformedJSON(f"The body stops being JSON at line {error.lineno}, column {error.colno}.") from None
+        column = lifted.column(error)
+        raise MalformedJSON(f"The body stops being JSON at line {error.lineno}, column {column}.") from None
     except ValueError:
         raise MalformedJSON("A number of the body has too many digits.") from None
     except RecursionError:
@@ -104,6 +115,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _number(digits: str) -> float | int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError("too many digits")
     number = float(digits)
     return int(number) if abs(number) < _EXACT_BELOW and number.is_integer() else number
 

@@ -93,15 +93,11 @@ def event_id(last_event_id: str | None, after: str | None) -> str:
     The header wins: a browser that reconnects sends it beside the URL that it was first given.
 
     Raises:
-        InvalidRequest: it is not an event's id.
+        InvalidRequest: one of them is not an event's id.
     """
-    given = last_event_id or after
-    if not given:
-        return START
-    if is_event_id(given):
-        return given
-    field = "Last-Event-ID" if last_event_id else "after"
-    raise InvalidRequest(
-        f"`{field}` is not the id of an event.",
-        errors=[FieldProblem(field=field, code="not_an_event_id", message="must be the `id` of an event of this job")],
-    )
+    for field, given in (("Last-Event-ID", last_event_id), ("after", after)):
+        if given and not is_event_id(given):
+            message = "must be the `id` of an event of this job"
+            problem = FieldProblem(field=field, code="not_an_event_id", message=message)
+            raise InvalidRequest(f"`{field}` is not the id of an event.", errors=[problem])
+    return last_event_id or after or START

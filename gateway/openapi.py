@@ -10,7 +10,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from gateway.answers import ModelList, Readiness
 from gateway.approval import Approval
@@ -20,19 +21,24 @@ from gateway.openai.image_answers import CompletedEvent, ImagesAnswer, PartialIm
 from gateway.openai.image_requests import ImageBody, VariationOptions
 from gateway.routes.images import Upload
 from shared.contracts import Event, GenerationRequest, Job, JobList, OpenAIErrorEnvelope, Problem, UploadedImage
+from shared.contracts.sessions import Session, SessionList, SessionRequest, SessionSummary, TurnRequest
+from shared.contracts.webhooks import WebhookMessage, WebhookTerms
 
 _DESCRIPTION = """\
 Pictures from words: a multimodal language model writes the generation prompt, a diffusion model renders it.
 
 Submit with `POST /v1/generations`; follow with `GET /v1/jobs/{id}/events`; fetch with `GET /v1/images/{id}`;
-find what you submitted with `GET /v1/jobs`.
+find what you submitted with `GET /v1/jobs`. `/v1/sessions` keeps conversations, whose turns are jobs.
 Pictures that requests are about come with them, or are uploaded before with `POST /v1/images`.
 What OpenAI's clients call answers in their shapes, errors too. Every other
 error is an `application/problem+json` (RFC 9457) with a stable `code` and a `next_step`; a path that is not
 listed answers 404 `not_found`, a method that is not listed 405 `method_not_allowed`.
 Every answer carries `X-Request-Id`.
 """
-_MODELS = (GenerationRequest, Job, JobList, Event, Problem, Approval, Upload, UploadedImage, ModelList, Readiness)
+_MODELS = (
+    *(GenerationRequest, Job, JobList, Event, Problem, Approval, Upload, UploadedImage, ModelList, Readiness),
+    *(SessionRequest, SessionSummary, Session, SessionList, TurnRequest, WebhookTerms, WebhookMessage),
+)
 _OPENAI_MODELS = (
     ImageBody,
     VariationOptions,
@@ -71,9 +77,11 @@ def _describe(app: FastAPI) -> dict[str, Any]:
     for path in schema["paths"].values():
         for operation in path.values():
             _take_out_validation_error(operation)
-    _, definitions = models_json_schema(
-        [(model, "validation") for model in (*_MODELS, *_OPENAI_MODELS)], ref_template="#/components/schemas/{model}"
-    )
+    models: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        (model, "serialization" if model is ModelList else "validation")  # it has fields that are computed
+        for model in (*_MODELS, *_OPENAI_MODELS)
+    ]
+    _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")
     schema["components"] = {"schemas": dict(sorted(definitions["$defs"].items())), "securitySchemes": _SECURITY}
     schema["security"] = [{name: []} for name in _SECURITY]
     for path in OPEN_PATHS & schema["paths"].keys():

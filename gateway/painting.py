@@ -1,14 +1,15 @@
 """What a request for painting in part needs of its pictures, checked before it becomes a job."""
 
+from gateway.decoder import Decoder
 from shared.artifacts import ArtifactStore
 from shared.contracts import GenerationRequest
-from shared.media import check_canvas, check_mask, decode_image, mask_of, read_header
+from shared.media import check_canvas, read_header
 
 
-def check_painting(request: GenerationRequest, artifacts: ArtifactStore, *, tenant: str) -> None:
+def check_painting(request: GenerationRequest, artifacts: ArtifactStore, decoder: Decoder, *, tenant: str) -> None:
     """Refuse a mask or an extension that does not fit the request's picture; `image` and `mask` are ids by now.
 
-    Reads and decodes, so call it from a worker thread.
+    Reads and waits for the decoder, so call it from a worker thread.
 
     Raises:
         InvalidRequest: the mask is of another size, or paints nothing, or the extended picture would be too large.
@@ -22,4 +23,4 @@ def check_painting(request: GenerationRequest, artifacts: ArtifactStore, *, tena
         check_canvas(header.width, header.height, request.outpaint)
     if request.mask is not None:
         data, _ = artifacts.get(request.mask, tenant=tenant)
-        check_mask(mask_of(decode_image(data)), header.width, header.height)
+        decoder.check_mask(data, header.width, header.height)

@@ -5,80 +5,77 @@ other frames, no surprise for the next decoder. The same pixels get the same id,
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 
-import numpy as np
-import numpy.typing as npt
-
+from gateway.decoder import Decoded, Decoder
 from gateway.painting import check_painting
 from shared.artifacts import ArtifactStore
 from shared.contracts import FieldProblem, GenerationRequest, OutputFormat, UploadedImage
 from shared.errors import InvalidRequest, NotFound
-from shared.media import decode_image, encode_image, inline_bytes
-
-Pixels = npt.NDArray[np.uint8]
 
 ID_PREFIX = "img_"  # "_" is no letter of base64
-MAX_AT_ONCE = 2  # decoded pictures; the largest takes 50 MB and most of a second
+MAX_AT_ONCE = 2  # decoded pictures; the largest takes most of a second of a core
 
 
 class Pictures:
     """Takes pictures in."""
 
-    def __init__(self, artifacts: ArtifactStore) -> None:
+    def __init__(self, artifacts: ArtifactStore, decoder: Decoder) -> None:
         self._artifacts = artifacts
+        self._decoder = decoder
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
 
-    async def keep(self, data: bytes, *, tenant: str) -> UploadedImage:
-        """Keep the picture of a PNG, JPEG or WebP file.
+    async def keep(self, picture: bytes | str, *, tenant: str) -> UploadedImage:
+        """Keep a picture: a PNG, JPEG or WebP file, or the text of one in base64 or as a data URI.
 
         Raises:
             InvalidImage: it is something else, is damaged, or exceeds a limit.
             StoreUnavailable: it could not be stored.
+            Overloaded: it could not be decoded in time.
         """
-        return await self.keep_made(lambda: decode_image(data), tenant=tenant)
+        return await self._keep(lambda: self._decoder.plain(picture), tenant)
 
-    async def keep_inline(self, text: str, *, tenant: str) -> UploadedImage:
-        """Keep a picture that is given in base64 or as a data URI.
+    async def keep_mask(self, data: bytes, *, tenant: str, field: str) -> UploadedImage:
+        """Keep what is see-through in a picture as a mask (`Decoder.hole`).
 
         Raises:
-            InvalidImage: as for `keep`, or the text is neither.
-            StoreUnavailable: it could not be stored.
+            InvalidRequest: nothing in it is see-through.
+            InvalidImage, StoreUnavailable, Overloaded: as for `keep`.
         """
-        return await self.keep_made(lambda: decode_image(inline_bytes(text)), tenant=tenant)
+        return await self._keep(lambda: self._decoder.hole(data, field), tenant)
 
-    async def keep_made(self, make: Callable[[], Pixels], *, tenant: str) -> UploadedImage:
-        """Keep the pixels that `make` makes beside the event loop, when there is room for them.
-
-        Raises:
-            StoreUnavailable: they could not be stored; also whatever `make` raises.
-        """
+    async def _keep(self, decode: Callable[[], Decoded], tenant: str) -> UploadedImage:
         async with self._slots:
-            return await asyncio.to_thread(_store, self._artifacts, make, tenant)
+            return await asyncio.to_thread(lambda: _store(self._artifacts, decode(), tenant))
 
     async def plain(self, text: str) -> bytes:
         """Return an inline picture as a plain PNG file, without keeping it.
 
         Raises:
-            InvalidImage: as for `keep_inline`.
+            InvalidImage, Overloaded: as for `keep`.
         """
         async with self._slots:
-            return await asyncio.to_thread(_png, lambda: decode_image(inline_bytes(text)))
+            return (await asyncio.to_thread(self._decoder.plain, text)).data
 
     async def check(self, request: GenerationRequest, *, tenant: str) -> None:
         """Refuse a mask or an extension that does not fit the request's picture (`check_painting`)."""
         async with self._slots:
-            await asyncio.to_thread(check_painting, request, self._artifacts, tenant=tenant)
+            await asyncio.to_thread(check_painting, request, self._artifacts, self._decoder, tenant=tenant)
+
+    async def keep_on(self, image_ids: Iterable[str], *, tenant: str) -> None:
+        """Let pictures be kept from now on for as long as pictures are; those that are gone stay gone."""
+        await asyncio.to_thread(_touch_all, self._artifacts, list(image_ids), tenant)
 
     async def id_of(self, image: str, *, tenant: str, field: str = "image") -> str:
         """Return the id of a picture as requests give it in a field: an id already, or inline.
 
         Raises:
             InvalidRequest: there is no picture of that id.
-            InvalidImage, StoreUnavailable: as for `keep_inline`.
+            InvalidImage, StoreUnavailable, Overloaded: as for `keep`.
         """
         if not image.startswith(ID_PREFIX):
-            return (await self.keep_inline(image, tenant=tenant)).id
+            return (await self.keep(image, tenant=tenant)).id
         try:
             stored = await asyncio.to_thread(self._artifacts.touch, image, tenant=tenant)
         except NotFound:
@@ -87,25 +84,25 @@ class Pictures:
         return stored.id
 
 
-def _png(make: Callable[[], Pixels]) -> bytes:
-    return encode_image(make(), OutputFormat.PNG, {})
+def _touch_all(artifacts: ArtifactStore, image_ids: list[str], tenant: str) -> None:
+    for image_id in image_ids:
+        with suppress(NotFound):
+            artifacts.touch(image_id, tenant=tenant)
 
 
-def _store(artifacts: ArtifactStore, make: Callable[[], Pixels], tenant: str) -> UploadedImage:
-    pixels = make()
-    height, width, _ = pixels.shape
+def _store(artifacts: ArtifactStore, picture: Decoded, tenant: str) -> UploadedImage:
     stored = artifacts.put(
-        encode_image(pixels, OutputFormat.PNG, {}),
+        picture.data,
         OutputFormat.PNG.media_type,
         tenant=tenant,
-        metadata={"width": width, "height": height},
+        metadata={"width": picture.width, "height": picture.height},
     )
     return UploadedImage(
         id=stored.id,
         url=f"/v1/images/{stored.id}",
         media_type=stored.media_type,
-        width=width,
-        height=height,
+        width=picture.width,
+        height=picture.height,
         bytes=stored.bytes,
         sha256=stored.sha256,
     )

@@ -12,6 +12,7 @@ import logging
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
@@ -72,6 +73,8 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         response = error_response(_from_http(error), request.scope)
         response.headers.update(error.headers or {})
+        if error.status_code == 405:
+            response.headers["Allow"] = _methods(request)
         return response
 
     async def parameters(request: Request, error: Exception) -> Response:
@@ -82,6 +85,13 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(LLMGAError, ours)
     app.add_exception_handler(HTTPException, framework)
     app.add_exception_handler(RequestValidationError, parameters)
+
+
+def _methods(request: Request) -> str:
+    """Return the methods of a path; the framework knows those of the first route of several alone."""
+    path = request.scope["route"].path
+    routes = (route for route in request.app.routes if isinstance(route, APIRoute) and route.path == path)
+    return ", ".join(sorted({method for route in routes for method in route.methods}))
 
 
 def _from_http(error: HTTPException) -> LLMGAError:

@@ -6,7 +6,12 @@ from typing import Any
 
 from gateway.offers import Offers, RenderModel
 from shared.contracts import FieldProblem, GenerationPrompt, GenerationRequest, PromptMode, Restore, Stage, Task
-from shared.contracts.generation import parse_size
+from shared.contracts.generation import (
+    DEFAULT_EDIT_STRENGTH,
+    DEFAULT_SOURCE_GUIDANCE_SCALE,
+    EDIT_SCHEDULER,
+    parse_size,
+)
 from shared.errors import InvalidRequest, ModelNotServed, NoWorker
 
 NO_WORKER_RETRY_S = 10  # a diffusion worker loads in seconds, vLLM in less than a minute
@@ -22,19 +27,25 @@ class Resolved:
     batch_key: str
 
 
-def resolve(request: GenerationRequest, offers: Offers, *, seed: int) -> Resolved:
+def resolve(
+    request: GenerationRequest, offers: Offers, *, seed: int, prompt: GenerationPrompt | None = None
+) -> Resolved:
     """Return the request with every value filled in; `seed` is used if it names none.
+
+    With a `prompt` that was written before the language model is not asked again.
 
     Raises:
         NoWorker: a stage that it needs has no live worker.
         ModelNotServed: no worker serves the model that it names.
         InvalidRequest: the model does not do what is asked of it.
     """
-    for stage in _stages(request):
+    if prompt is None and request.prompt_mode is PromptMode.VERBATIM:
+        caption = request.source_prompt or None
+        prompt = GenerationPrompt(text=request.instruction, source="verbatim", source_caption=caption)
+    for stage in _stages(request, is_written=prompt is not None):
         if stage not in offers.staffed:
             raise _no_worker(stage)
-    is_verbatim = request.prompt_mode is PromptMode.VERBATIM
-    if not is_verbatim and offers.prompt_tasks is not None and request.task not in offers.prompt_tasks:
+    if prompt is None and offers.prompt_tasks is not None and request.task not in offers.prompt_tasks:
         raise _task_not_offered("The language models", offers.prompt_tasks)
     filled: dict[str, Any] = {"seed": request.seed if request.seed is not None else seed}
     batch_key = Task.PROMPT.value  # nothing is rendered
@@ -46,14 +57,14 @@ def resolve(request: GenerationRequest, offers: Offers, *, seed: int) -> Resolve
         filled["max_prompt_tokens"] = _likely_room(request, offers)
     return Resolved(
         request=request.model_copy(update=filled),
-        stage=Stage.RENDER if is_verbatim else Stage.PROMPT,
-        prompt=GenerationPrompt(text=request.instruction, source="verbatim") if is_verbatim else None,
+        stage=Stage.PROMPT if prompt is None else Stage.RENDER,
+        prompt=prompt,
         batch_key=batch_key,
     )
 
 
-def _stages(request: GenerationRequest) -> list[Stage]:
-    stages = [] if request.prompt_mode is PromptMode.VERBATIM else [Stage.PROMPT]
+def _stages(request: GenerationRequest, *, is_written: bool) -> list[Stage]:
+    stages = [] if is_written else [Stage.PROMPT]
     return stages if request.task is Task.PROMPT else [*stages, Stage.RENDER]
 
 
@@ -92,7 +103,8 @@ def _fill(request: GenerationRequest, model: RenderModel) -> dict[str, Any]:
     if request.task not in model.tasks:
         raise _task_not_offered(f"`{model.name}`", model.tasks)
     size = request.size or model.size
-    scheduler = request.scheduler or model.scheduler
+    is_edit = request.task is Task.EDIT
+    scheduler = EDIT_SCHEDULER if is_edit else request.scheduler or model.scheduler
     encoding = request.prompt_encoding
     if "prompt_encoding" not in request.model_fields_set and encoding not in model.prompt_encodings:
         encoding = next(iter(model.prompt_encodings), encoding)
@@ -100,7 +112,7 @@ def _fill(request: GenerationRequest, model: RenderModel) -> dict[str, Any]:
     if max(parse_size(size)) > model.max_side_px:
         message = f"`{model.name}` makes at most {model.max_side_px} pixels per side"
         problems.append(FieldProblem(field="size", code="too_large", message=message))
-    if scheduler not in model.schedulers:
+    if scheduler not in model.schedulers and not is_edit:
         offered = ", ".join(model.schedulers)
         message = f"`{model.name}` offers {offered}"
         problems.append(FieldProblem(field="scheduler", code="not_offered", message=message))
@@ -123,9 +135,18 @@ def _fill(request: GenerationRequest, model: RenderModel) -> dict[str, Any]:
         "model": model.name,
         "size": size,
         "strength": 1.0 if request.strength is None and request.task is Task.INPAINT else request.strength,
+        **(_edit_defaults(request) if is_edit else {}),
         "num_inference_steps": request.num_inference_steps or model.num_inference_steps,
         "guidance_scale": model.guidance_scale if request.guidance_scale is None else request.guidance_scale,
         "scheduler": scheduler,
         "prompt_encoding": encoding,
         "max_prompt_tokens": request.max_prompt_tokens or room,
+    }
+
+
+def _edit_defaults(request: GenerationRequest) -> dict[str, float]:
+    strength, scale = request.edit_strength, request.source_guidance_scale
+    return {
+        "edit_strength": DEFAULT_EDIT_STRENGTH if strength is None else strength,
+        "source_guidance_scale": DEFAULT_SOURCE_GUIDANCE_SCALE if scale is None else scale,
     }

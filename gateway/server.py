@@ -18,6 +18,7 @@ from gateway.answers import Readiness
 from gateway.app import create_app
 from gateway.backend import Backend
 from gateway.drain import Drain
+from gateway.protocol import BoundedHttp
 from shared.errors import LLMGAError
 from shared.jobs import UnfitServer
 from shared.settings import GatewaySettings, Settings, SettingsError
@@ -45,7 +46,7 @@ def uvicorn_config(app: ASGIApp, settings: GatewaySettings) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=BoundedHttp,
         ws="none",
         lifespan="off",  # the server opens the app itself, so that what goes wrong is raised, not logged
         interface="asgi3",

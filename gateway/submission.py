@@ -5,18 +5,23 @@ All calls that make jobs go through here, whatever shapes they speak.
 
 import logging
 import secrets
+from collections.abc import Awaitable
 from dataclasses import replace
+from typing import TypeVar
 
 from gateway.backend import Backend
 from gateway.cost import charge_of
 from gateway.pictures import ID_PREFIX
 from gateway.resolve import Resolved, resolve
-from shared.contracts import GenerationRequest
+from gateway.webhooks.terms import check_webhook
+from shared.contracts import GenerationPrompt, GenerationRequest
 from shared.errors import LimitExceeded, LLMGAError, ModelNotServed, NoWorker, QueueUnavailable
-from shared.jobs import Submitted
+from shared.jobs import Placement, Submitted
 from shared.logs import bind
 
 SEEDS = 2**32  # short enough to be read out, and every library takes it
+
+Understood = TypeVar("Understood")
 
 _log = logging.getLogger("llmga.gateway")
 
@@ -26,19 +31,24 @@ def new_job_id() -> str:
     return f"job_{secrets.token_hex(16)}"
 
 
-async def understand(wanted: GenerationRequest, backend: Backend) -> Resolved:
+async def understand(
+    wanted: GenerationRequest, backend: Backend, *, prompt: GenerationPrompt | None = None
+) -> Resolved:
     """Return the request, complete; a picture in it is kept, and named by its id from here on.
+
+    With a `prompt` that was written before only the rendering is left to do.
 
     Raises:
         NoWorker: a stage that it needs has no live worker.
         ModelNotServed: no worker serves the model that it names.
         InvalidRequest: the model does not do what is asked of it, or a picture's id names none, or the pictures do not
-            fit each other.
+            fit each other, or webhooks may not go where it says.
         InvalidImage: the picture is none, or exceeds a limit.
         StoreUnavailable: the picture could not be stored.
         RateLimited: a picture that comes with the request counts as an upload, and the caller may not upload now.
     """
-    resolved = await _resolve(wanted, backend)
+    check_webhook(wanted.webhook, backend.settings.webhooks)
+    resolved = await _resolve(wanted, backend, prompt)
     pictures = {place: given for place, given in (("image", wanted.image), ("mask", wanted.mask)) if given is not None}
     for place, given in pictures.items():
         if not given.startswith(ID_PREFIX):
@@ -54,12 +64,19 @@ async def understand(wanted: GenerationRequest, backend: Backend) -> Resolved:
 async def understand_or_recall(
     wanted: GenerationRequest, backend: Backend, *, body_hash: str, idempotency_key: str | None
 ) -> Resolved | Submitted:
-    """Return the request, complete (`understand`), or the job that its key made before, if that is all there is.
+    """Return the request, complete (`understand`), or the job that its key made before, if that is all there is."""
+    return await or_recall(understand(wanted, backend), backend, body_hash=body_hash, idempotency_key=idempotency_key)
+
+
+async def or_recall(
+    understanding: Awaitable[Understood], backend: Backend, *, body_hash: str, idempotency_key: str | None
+) -> Understood | Submitted:
+    """Return what is understood, or the job that the request's key made before, if that is all there is.
 
     A job that was accepted is there whatever has become of the workers, the pictures and the limits since.
     """
     try:
-        return await understand(wanted, backend)
+        return await understanding
     except LLMGAError:
         if idempotency_key is None:
             raise
@@ -88,7 +105,13 @@ async def count_request(backend: Backend) -> None:
 
 
 async def submit(
-    backend: Backend, resolved: Resolved, *, job_id: str, body_hash: str, idempotency_key: str | None = None
+    backend: Backend,
+    resolved: Resolved,
+    *,
+    job_id: str,
+    body_hash: str,
+    idempotency_key: str | None = None,
+    placement: Placement | None = None,
 ) -> Submitted:
     """Put the request into the queue as the job of this id, at the caller's charge (`JobQueue.submit`)."""
     caller = backend.caller
@@ -104,7 +127,8 @@ async def submit(
                 body_hash=body_hash,
                 idempotency_key=idempotency_key,
                 limits=caller.limits,
-                charge=charge_of(resolved.request),
+                charge=charge_of(resolved.request, is_written=resolved.prompt is not None),
+                placement=placement,
             )
         except LimitExceeded as error:
             caller.standing = error.standing
@@ -126,9 +150,9 @@ async def cancel(backend: Backend, job_id: str) -> None:
             _log.warning("the client left, but its job could not be canceled")
 
 
-async def _resolve(wanted: GenerationRequest, backend: Backend) -> Resolved:
+async def _resolve(wanted: GenerationRequest, backend: Backend, prompt: GenerationPrompt | None) -> Resolved:
     seed = secrets.randbelow(SEEDS)
     try:
-        return resolve(wanted, backend.fleet.view.offers, seed=seed)
+        return resolve(wanted, backend.fleet.view.offers, seed=seed, prompt=prompt)
     except (NoWorker, ModelNotServed):  # a worker may have come since the last look
-        return resolve(wanted, await backend.fleet.look_again(), seed=seed)
+        return resolve(wanted, await backend.fleet.look_again(), seed=seed, prompt=prompt)

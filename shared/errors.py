@@ -3,9 +3,11 @@
 LLMGAError
 ├── RequestError (4xx: the request is at fault; never counts against a worker or an attempt)
 │   ├── Unauthenticated
-│   ├── MalformedJSON, MalformedMultipart, UnsupportedMediaType, BodyTooLarge, InvalidRequest, InvalidImage
+│   ├── MalformedHTTP, HeadTooLarge
+│   ├── MalformedJSON, MalformedMultipart, UnsupportedMediaType, BodyTooLarge, BodyTooSlow, InvalidRequest, InvalidImage
 │   ├── NotFound, Gone, MethodNotAllowed
 │   ├── IdempotencyConflict, NotAwaitingApproval
+│   ├── TurnUnderWay, SessionFull, TooManySessions
 │   └── ModelNotServed
 ├── CapacityError (429/503 with `retry_after_s`: try again later)
 │   ├── LimitExceeded (429: a limit of this caller, not of the system)
@@ -14,6 +16,7 @@ LLMGAError
 │   ├── QueueUnavailable
 │   ├── StoreUnavailable
 │   ├── NoWorker
+│   ├── Overloaded
 │   └── Draining
 ├── JobError (why a job ended as failed)
 │   ├── AttemptsExhausted, DeadlineExceeded
@@ -87,6 +90,24 @@ class InvalidRequest(RequestError):
     next_step = "Correct the fields named in `errors` and send the request again."
 
 
+class MalformedHTTP(RequestError):
+    """What came is no HTTP request."""
+
+    code = "malformed_http"
+    status = 400
+    title = "Malformed request"
+    next_step = "Send it with an HTTP client."
+
+
+class HeadTooLarge(RequestError):
+    """The request line and the headers are larger than the limit."""
+
+    code = "head_too_large"
+    status = 431
+    title = "Headers too large"
+    next_step = "Send shorter headers; what is long belongs into the body."
+
+
 class MalformedJSON(RequestError):
     """The body is not JSON."""
 
@@ -121,6 +142,15 @@ class BodyTooLarge(RequestError):
     status = 413
     title = "Body too large"
     next_step = "Send a smaller body."
+
+
+class BodyTooSlow(RequestError):
+    """The body did not come in the time that bodies have."""
+
+    code = "body_too_slow"
+    status = 408
+    title = "Body too slow"
+    next_step = "Send the request again; what is large, over a connection that carries 16 KiB/s at least."
 
 
 class InvalidImage(RequestError):
@@ -173,6 +203,33 @@ class NotAwaitingApproval(RequestError):
     status = 409
     title = "Not awaiting approval"
     next_step = "Look at the job's `status`."
+
+
+class TurnUnderWay(RequestError):
+    """The turn that is to be gone on from has not ended."""
+
+    code = "turn_under_way"
+    status = 409
+    title = "Turn under way"
+    next_step = "Wait until that turn's job has ended, or name another `parent`."
+
+
+class SessionFull(RequestError):
+    """The session is at one of its bounds."""
+
+    code = "session_full"
+    status = 409
+    title = "Session full"
+    next_step = "Go on in a new session: send the picture there as `image`, by its id."
+
+
+class TooManySessions(RequestError):
+    """The tenant has as many sessions as it may have."""
+
+    code = "too_many_sessions"
+    status = 409
+    title = "Too many sessions"
+    next_step = "Delete a session that you no longer need, or wait until one has expired."
 
 
 class ModelNotServed(RequestError):
@@ -267,6 +324,15 @@ class NoWorker(CapacityError):
     status = 503
     title = "No worker"
     next_step = "Wait for the seconds in `Retry-After`; `/readyz` says what is missing."
+
+
+class Overloaded(CapacityError):
+    """This process has as much in hand as it can hold."""
+
+    code = "overloaded"
+    status = 503
+    title = "Server busy"
+    next_step = "Send the request again after the seconds in `Retry-After`."
 
 
 class Draining(CapacityError):

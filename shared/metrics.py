@@ -86,6 +86,21 @@ WORKERS = Gauge(
     "llmga_live_workers", "Workers whose announcement has not expired.", ["stage", "phase"], registry=REGISTRY
 )
 
+BODY_BYTES = Gauge("llmga_held_body_bytes", "Bytes of request bodies that this gateway holds now.", registry=REGISTRY)
+
+WEBHOOK_DELIVERIES = Counter(
+    "llmga_webhook_deliveries_total",
+    "Attempts to deliver webhooks, by how they ended: delivered, failed (tried again) or dead (given up).",
+    ["outcome"],
+    registry=REGISTRY,
+)
+WEBHOOK_QUEUE_DELIVERIES = Gauge(
+    "llmga_webhook_queue_deliveries", "Webhooks that wait to be delivered, or are under way.", registry=REGISTRY
+)
+WEBHOOK_DEAD_DELIVERIES = Gauge(
+    "llmga_webhook_dead_deliveries", "Webhooks that were given up, and are kept to be looked at.", registry=REGISTRY
+)
+
 PROMPT_TOKENS = Counter(
     "llmga_prompt_tokens_total", "Tokens that the language model generated for jobs.", registry=REGISTRY
 )

@@ -29,6 +29,8 @@ from pydantic_settings import (
 
 from shared.contracts.keys import FILE_NAME
 from shared.contracts.limits import Limits
+from shared.contracts.sessions import MAX_TURNS
+from shared.webhooks.settings import WebhookSettings
 
 PREFIX = "LLMGA_"
 DELIMITER = "__"
@@ -152,6 +154,12 @@ class GatewaySettings(_Group):
         le=1_073_741_824,
         description="Largest request body.",
     )
+    max_held_body_bytes: int = Field(
+        default=134_217_728,  # five of the largest, each of which is copied some times while it is read
+        ge=1_048_576,
+        le=68_719_476_736,
+        description="Request bodies that one gateway holds at once, in all; what is above gets 503.",
+    )
     max_wait_s: float = Field(default=300.0, gt=0, le=3_600, allow_inf_nan=False, description="Longest `Prefer: wait`.")
     sse_ping_s: float = Field(
         default=15.0, gt=0, le=300, allow_inf_nan=False, description="Comment sent on an idle event stream."
@@ -176,6 +184,25 @@ class AuthSettings(_Group):
     keys_file: str = Field(
         default="", description=f"File of the API keys, made by `llmga keys create`; empty means `<home>/{FILE_NAME}`."
     )
+
+
+class SessionSettings(_Group):
+    """Bounds of conversations."""
+
+    retention_s: int | None = Field(
+        default=None,
+        ge=60,
+        le=31_536_000,
+        description="How long sessions are kept after their latest turn; unset: as long as pictures are.",
+    )
+    max_turns: int = Field(default=100, ge=1, le=MAX_TURNS, description="Turns of a session.")
+    max_bytes: int = Field(
+        default=1_048_576,
+        ge=65_536,
+        le=16_777_216,
+        description="Size of a session: requests, prompts and records of pictures, not the pictures.",
+    )
+    max_sessions: int = Field(default=1_000, ge=1, le=1_000_000, description="Sessions of a tenant.")
 
 
 class MLLMSettings(_Group):
@@ -271,6 +298,12 @@ class DiffusionSettings(_Group):
         description="Folder of a restoration network (`config.json` and `model.safetensors`), which takes the seams "
         "from what is painted in part; empty: it is blended in.",
     )
+    c2pa_certificates: str = Field(
+        default="",
+        description="PEM file with the certificate chain, leaf first, that signs every picture (C2PA); needs the key, "
+        "and llmga-serve[c2pa]. Signed pictures hold times and random ids: a job that runs again stores another file.",
+    )
+    c2pa_key: str = Field(default="", description="PEM file with the private key of `c2pa_certificates`.")
     memory_gb: float | None = Field(
         default=None,
         gt=0,
@@ -332,6 +365,8 @@ class Settings(BaseSettings):
     gateway: GatewaySettings = Field(default_factory=GatewaySettings)
     auth: AuthSettings = Field(default_factory=AuthSettings)
     limits: Limits = Field(default_factory=Limits)
+    sessions: SessionSettings = Field(default_factory=SessionSettings)
+    webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     mllm: MLLMSettings = Field(default_factory=MLLMSettings)
     diffusion: DiffusionSettings = Field(default_factory=DiffusionSettings)
     log: LogSettings = Field(default_factory=LogSettings)
@@ -340,6 +375,11 @@ class Settings(BaseSettings):
     def keys_path(self) -> Path:
         """The file of the API keys."""
         return Path(self.auth.keys_file).expanduser() if self.auth.keys_file else self.home / FILE_NAME
+
+    @property
+    def session_retention_s(self) -> int:
+        """How long sessions are kept after their latest turn."""
+        return self.sessions.retention_s or self.artifacts.retention_s
 
     @classmethod
     def settings_customise_sources(
@@ -421,6 +461,13 @@ class Settings(BaseSettings):
                 "LLMGA_QUEUE__IDEMPOTENCY_S must not exceed LLMGA_QUEUE__RETENTION_S: "
                 "a key would answer with a job that is gone"
             )
+        if self.session_retention_s > self.artifacts.retention_s:
+            yield (
+                "LLMGA_SESSIONS__RETENTION_S must not exceed LLMGA_ARTIFACTS__RETENTION_S: "
+                "a session would outlive its pictures"
+            )
+        if self.webhooks.hosts and not self.webhooks.secret:
+            yield "LLMGA_WEBHOOKS__SECRET must be given with LLMGA_WEBHOOKS__HOSTS: webhooks are signed"
         if gateway.port == gateway.metrics_port:
             yield "LLMGA_GATEWAY__PORT and LLMGA_GATEWAY__METRICS_PORT must differ"
         if mllm.port == mllm.metrics_port:
@@ -430,6 +477,8 @@ class Settings(BaseSettings):
                 "LLMGA_MLLM__MAX_TOKENS must be smaller than LLMGA_MLLM__MAX_MODEL_LEN: "
                 "the context holds the instruction too"
             )
+        if bool(diffusion.c2pa_certificates) != bool(diffusion.c2pa_key):
+            yield "LLMGA_DIFFUSION__C2PA_CERTIFICATES and LLMGA_DIFFUSION__C2PA_KEY must be given together"
         if diffusion.quantization != "none" and diffusion.offload != "none":
             yield (
                 "LLMGA_DIFFUSION__OFFLOAD must be none with LLMGA_DIFFUSION__QUANTIZATION: "

@@ -39,6 +39,7 @@ _BOUNDS = {
 _VALIDATOR_CODES = {
     "size": "not_a_size",
     "after": "not_a_cursor",
+    "url": "not_a_url",
     **dict.fromkeys(("instruction", "negative_prompt", "prompt", "question", "answer"), "not_text"),
     "": "contradiction",
 }

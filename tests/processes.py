@@ -15,6 +15,12 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def children_of(pid: int) -> set[int]:
+    """Return the processes that a process has started and not yet waited for."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return {int(child) for one in lists for child in one.read_text().split()}
+
+
 def until(condition: Callable[[], bool], *, limit_s: float = LIMIT_S, what: str = "the condition") -> None:
     """Wait until the condition holds; fail when it does not within the limit."""
     end = time.monotonic() + limit_s

@@ -17,6 +17,7 @@ from tests.processes import is_running, until
 
 START_S = 900.0  # vLLM takes half a minute on a quiet machine, and minutes on a busy one
 ANSWER_S = 300.0
+MODELS = ["llmga-tiny", "llmga-tiny-sd15", "llmga-tiny-sd15-inpainting"]  # of the trained pair
 RENDER_WORKERS = 2
 LEASE_MS = 8_000  # half of the usual: each test that kills a worker waits for one
 

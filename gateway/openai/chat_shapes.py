@@ -1,6 +1,6 @@
 """What a chat client sends to the gateway, what is passed on of it, and what comes back."""
 
-import base64
+import asyncio
 import json
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from shared.contracts import FieldProblem, GenerationRequest, PromptMode
 from shared.contracts.chat import AssistantMessage, ChatRequest, ImagePart, ImageURL, UserMessage
 from shared.contracts.generation import Flag
 from shared.errors import InvalidImage, InvalidRequest
+from shared.media import inline_text
 from shared.validation import validation_problem
 
 # What the chat decides itself, or what would leave nothing to show in the answer.
@@ -70,12 +71,14 @@ class ChatBody(ChatRequest):
             raise InvalidImage(f"The conversation has {len(parts)} pictures; the model sees one.")
         for part in parts:
             plain = await pictures.plain(part.image_url.url)
-            part.image_url = ImageURL(url="data:image/png;base64," + base64.b64encode(plain).decode())
-        return (
-            self.model_copy(update={"messages": messages})
-            .model_dump_json(exclude_none=True, exclude={"render"})
-            .encode()
-        )
+            text = await asyncio.to_thread(inline_text, plain)
+            part.image_url = ImageURL(url="data:image/png;base64," + text)
+        passed_on = self.model_copy(update={"messages": messages})
+        return await asyncio.to_thread(_json, passed_on)
+
+
+def _json(body: ChatBody) -> bytes:
+    return body.model_dump_json(exclude_none=True, exclude={"render"}).encode()
 
 
 class _Answer(BaseModel):

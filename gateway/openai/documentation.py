@@ -2,8 +2,12 @@
 
 from typing import Any
 
+from pydantic import BaseModel
+
+from gateway.describing import events_of
 from gateway.openai import examples
-from gateway.sse import MEDIA_TYPE as SSE
+from gateway.openai.image_answers import Call
+from gateway.openai.image_requests import ImageBody, VariationOptions
 from shared import errors
 from shared.contracts import OpenAIErrorEnvelope, Problem, openai_status
 
@@ -20,6 +24,7 @@ _IDEMPOTENCY_KEY = {
 _SUBMITTING: tuple[type[errors.LLMGAError], ...] = (
     errors.Unauthenticated,
     errors.BodyTooLarge,
+    errors.BodyTooSlow,
     errors.UnsupportedMediaType,
     errors.InvalidRequest,
     errors.ModelNotServed,
@@ -30,6 +35,7 @@ _SUBMITTING: tuple[type[errors.LLMGAError], ...] = (
     errors.QueueFull,
     errors.NoWorker,
     errors.QueueUnavailable,
+    errors.Overloaded,
     errors.Draining,
     errors.Gone,
     errors.TimedOut,
@@ -72,15 +78,19 @@ def _refusals(*kinds: type[errors.LLMGAError]) -> dict[int | str, dict[str, Any]
 def _pictures(*, streams: bool) -> dict[str, Any]:
     content: dict[str, Any] = {_JSON: {"schema": _ref("ImagesAnswer"), "example": examples.IMAGES}}
     if streams:
-        content[SSE] = {"schema": {"type": "string"}, "example": examples.IMAGE_STREAM}
+        names = [f"{call}.{what}" for call in Call for what in ("partial_image", "completed")]
+        content |= events_of(examples.IMAGE_STREAM, [*names, "error"])
     words = "The pictures." + (" With `stream`: pictures on the way, then each finished one." if streams else "")
     return {"description": words, "content": content}
 
 
-def _form(schema: str, *files: str) -> dict[str, Any]:
+def _form(model: type[BaseModel], *files: str) -> dict[str, Any]:
     """Return a form of a model's fields and of files, the first of which is required."""
-    pictures = {"type": "object", "required": [files[0]], "properties": dict.fromkeys(files, _FILE)}
-    return {"required": True, "content": {_FORM: {"schema": {"allOf": [_ref(schema), pictures]}}}}
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    del schema["$defs"]  # they are among the description's own
+    schema["properties"] |= dict.fromkeys(files, _FILE)
+    schema["required"] = [*schema.get("required", ()), files[0]]
+    return {"required": True, "content": {_FORM: {"schema": schema}}}
 
 
 CREATE_IMAGES: dict[str, Any] = {
@@ -100,7 +110,7 @@ EDIT_IMAGE: dict[str, Any] = {
         200: _pictures(streams=True),
         **_refusals(errors.MalformedMultipart, errors.InvalidImage, *_SUBMITTING, errors.StoreUnavailable),
     },
-    "openapi_extra": {"parameters": [_IDEMPOTENCY_KEY], "requestBody": _form("ImageBody", "image", "mask")},
+    "openapi_extra": {"parameters": [_IDEMPOTENCY_KEY], "requestBody": _form(ImageBody, "image", "mask")},
 }
 VARY_IMAGE: dict[str, Any] = {
     "operation_id": "vary_image",
@@ -108,7 +118,7 @@ VARY_IMAGE: dict[str, Any] = {
         200: _pictures(streams=False),
         **_refusals(errors.MalformedMultipart, errors.InvalidImage, *_SUBMITTING, errors.StoreUnavailable),
     },
-    "openapi_extra": {"parameters": [_IDEMPOTENCY_KEY], "requestBody": _form("VariationOptions", "image")},
+    "openapi_extra": {"parameters": [_IDEMPOTENCY_KEY], "requestBody": _form(VariationOptions, "image")},
 }
 COMPLETE_CHAT: dict[str, Any] = {
     "operation_id": "complete_chat",
@@ -117,7 +127,7 @@ COMPLETE_CHAT: dict[str, Any] = {
             "description": "The answer. With `stream`: its chunks, and `[DONE]`.",
             "content": {
                 _JSON: {"schema": _ref("ChatCompletion"), "example": examples.CHAT},
-                SSE: {"schema": {"type": "string"}, "example": examples.CHAT_STREAM},
+                **events_of(examples.CHAT_STREAM, ("message", "error")),
             },
         },
         **_refusals(

@@ -1,6 +1,7 @@
 """`/v1/images/generations`, `/edits` and `/variations` as OpenAI's clients call them."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from fastapi import APIRouter, Request
@@ -12,7 +13,6 @@ from gateway.json_body import read_model
 from gateway.openai import documentation
 from gateway.openai.image_answers import Call
 from gateway.openai.image_requests import ImageBody, Quality, VariationOptions
-from gateway.openai.masks import mask_pixels
 from gateway.openai.multipart import Form, form_model, read_form
 from gateway.openai.results import Results
 from gateway.openai.streaming import error_event, image_events
@@ -39,15 +39,20 @@ async def create_images(request: Request) -> Response:
 
 @router.post("/v1/images/edits", **documentation.EDIT_IMAGE)
 async def edit_image(request: Request) -> Response:
-    """Repaint what the mask leaves see-through, in OpenAI's shapes."""
+    """Repaint what the mask leaves see-through, or edit the whole picture, in OpenAI's shapes."""
     backend = answering_backend_of(request)
     form = await read_form(request)
     body = form_model(form, ImageBody, files=("image", "mask"))
-    image, mask = await _masked(backend, form)
-    wanted = body.generation_request(Task.INPAINT, image=image.id, mask=mask.id)
+    image, mask = await _kept(backend, form)
+    digest = form.digest
+    del form  # its pictures are let go of here, not when the answer is there
+    if mask is None:
+        wanted = body.generation_request(Task.EDIT, image=image.id)
+    else:
+        wanted = body.generation_request(Task.INPAINT, image=image.id, mask=mask.id)
     if body.stream:
-        return await _stream(request, backend, Call.EDIT, body, wanted, form.digest)
-    return await _whole(request, backend, wanted, form.digest, quality=body.quality, as_urls=body.as_urls)
+        return await _stream(request, backend, Call.EDIT, body, wanted, digest)
+    return await _whole(request, backend, wanted, digest, quality=body.quality, as_urls=body.as_urls)
 
 
 @router.post("/v1/images/variations", **documentation.VARY_IMAGE)
@@ -56,11 +61,12 @@ async def vary_image(request: Request) -> Response:
     backend = answering_backend_of(request)
     form = await read_form(request)
     options = form_model(form, VariationOptions, files=("image",))
-    picture = _only(form, "image")
+    picture, digest = _only(form, "image"), form.digest
     await count_request(backend)
     image = await backend.pictures.keep(picture, tenant=backend.caller.tenant)
+    del form, picture
     wanted = options.generation_request(Task.SIMILAR, image=image.id)
-    return await _whole(request, backend, wanted, form.digest, quality=None, as_urls=options.as_urls)
+    return await _whole(request, backend, wanted, digest, quality=None, as_urls=options.as_urls)
 
 
 async def _whole(
@@ -117,17 +123,22 @@ def _with_quality(
     return replace(asked, request=request)
 
 
-async def _masked(backend: Backend, form: Form) -> tuple[UploadedImage, UploadedImage]:
-    """Return the picture and the mask of an edit, kept. Without a mask the picture's own transparency is it.
+async def _kept(backend: Backend, form: Form) -> tuple[UploadedImage, UploadedImage | None]:
+    """Return the picture and the mask of an edit, kept. Without a mask the picture's own transparency is it, if any.
 
     Raises:
-        InvalidRequest: there is no picture, or nothing is see-through.
+        InvalidRequest: there is no picture, or nothing is see-through in the mask.
         InvalidImage: one of them is none.
     """
-    picture = _only(form, "image")
-    field, source = ("mask", _only(form, "mask")) if "mask" in form.files else ("image", picture)
+    picture, tenant = _only(form, "image"), backend.caller.tenant
+    given = _only(form, "mask") if "mask" in form.files else None
     await count_request(backend)
-    mask = await backend.pictures.keep_made(lambda: mask_pixels(source, field), tenant=backend.caller.tenant)
+    mask = None
+    if given is not None:
+        mask = await backend.pictures.keep_mask(given, tenant=tenant, field="mask")
+    else:
+        with suppress(InvalidRequest):  # nothing in it is see-through
+            mask = await backend.pictures.keep_mask(picture, tenant=tenant, field="image")
     image = await backend.pictures.keep(picture, tenant=backend.caller.tenant)
     return image, mask
 

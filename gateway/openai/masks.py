@@ -22,7 +22,7 @@ def mask_pixels(data: bytes, field: str) -> npt.NDArray[np.uint8]:
     """
     opacity = decode_opacity(data)
     if opacity is None or opacity.min() == _OPAQUE:
-        detail = "Nothing says what is to be repainted, and pictures are not edited as a whole here."
+        detail = "The mask leaves nothing to be repainted; without one, the picture is edited as a whole."
         problem = FieldProblem(field=field, code="nothing_to_paint", message="nothing in it is transparent")
         raise InvalidRequest(detail, errors=[problem])
     return np.repeat((_OPAQUE - opacity)[..., None], 3, axis=2)

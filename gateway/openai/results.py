@@ -1,7 +1,6 @@
 """Finished jobs as answers of the image calls. Files are read and put into base64 beside the event loop."""
 
 import asyncio
-import base64
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from gateway.openai.image_requests import Quality
 from shared.artifacts import ArtifactStore
 from shared.contracts import ImageResult, Job, JobStatus, Problem
 from shared.errors import Gone, LLMGAError
+from shared.media import inline_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Results:
 
     def _base64(self, image: ImageResult) -> str:
         data, _ = self.artifacts.get(image.id, tenant=self.tenant)
-        return base64.b64encode(data).decode()
+        return inline_text(data)
 
 
 def size_of(job: Job) -> str:

@@ -40,7 +40,7 @@ async def upload_image(request: Request) -> Response:
     if media_type == "application/json":
         upload, _ = await read_model(request, Upload)
         await count_request(backend)
-        kept = await pictures.keep_inline(upload.image, tenant=tenant)
+        kept = await pictures.keep(upload.image, tenant=tenant)
     elif media_type in _FILE_TYPES:
         await count_request(backend)
         kept = await pictures.keep(await request.body(), tenant=tenant)

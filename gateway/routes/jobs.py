@@ -12,7 +12,7 @@ from gateway.approval import Approval
 from gateway.backend import Backend, answering_backend_of
 from gateway.job_response import job_response, jobs_response
 from gateway.json_body import read_model
-from gateway.listing import listing_of
+from gateway.listing import Listing, listing_of
 from shared.contracts import Event, Job
 from shared.errors import NotFound
 
@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 @router.get("", **documentation.LIST_JOBS)
 async def list_jobs(request: Request) -> Response:
     """List the caller's jobs, the latest submission first."""
-    wanted = listing_of(request.query_params)
+    wanted = listing_of(request.query_params, Listing)
     backend = answering_backend_of(request)
     page = await backend.queue.list_jobs(
         tenant=backend.caller.tenant,

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from services.diffusion.requests import LATENT_PX
+from services.diffusion.pictures import LATENT_PX
 from services.diffusion.sources import Mask, Pixels, Source
 from shared.contracts import Outpaint
 from shared.media import PAINTED, PAINTED_FROM, extended
@@ -152,8 +152,12 @@ def covering(painted: Mask, size: tuple[int, int]) -> Mask:
     is painted where any pixel of the latent is: a line that is thinner than a latent is not lost.
     """
     share = Image.fromarray(painted.astype(np.float32)).resize(size, Image.Resampling.BOX)
-    mask: Mask = np.asarray(share) > 0
-    width, height = size
+    return covering_latents(np.asarray(share) > 0)
+
+
+def covering_latents(mask: Mask) -> Mask:
+    """Return a mask of the size that is rendered, with each latent's first pixel painted if any of the latent is."""
+    height, width = mask.shape
     latents = mask.reshape(height // LATENT_PX, LATENT_PX, width // LATENT_PX, LATENT_PX).any(axis=(1, 3))
     mask = mask.copy()
     mask[::LATENT_PX, ::LATENT_PX] |= latents

@@ -37,6 +37,7 @@ CONFIGS = {
 }
 # Of SDXL alone: its second text encoder.
 SECOND_ENCODER, SECOND_TOKENIZER = "text_encoder_2", "tokenizer_2"
+INVERTIBLE_PREDICTIONS = ("epsilon", "v_prediction")
 UNET_CHANNELS = (4, 9)  # latents; latents, mask and masked latents of an inpainting UNet (LLMGA.md §5.3)
 TIME_IDS = 6  # sizes and crop that its UNet is told
 TOKENIZER = ("vocab.json", "merges.txt")
@@ -123,8 +124,16 @@ class CheckpointFiles:
     def tasks(self) -> tuple[Task, ...]:
         """What it does: a UNet that was trained to see masks does nothing else."""
         painting = (Task.INPAINT, Task.OUTPAINT)
-        is_inpainting = self.unet["in_channels"] != UNET_CHANNELS[0]
-        return painting if is_inpainting else (Task.TEXT_TO_IMAGE, Task.SIMILAR, *painting)
+        if self.unet["in_channels"] != UNET_CHANNELS[0]:
+            return painting
+        tasks = (Task.TEXT_TO_IMAGE, Task.SIMILAR, *painting)
+        return (*tasks, Task.EDIT) if self._is_invertible else tasks
+
+    @property
+    def _is_invertible(self) -> bool:
+        """Whether an edit can follow it: a distilled UNet knows some timesteps only, or has guidance built in."""
+        is_distilled = self.serving.timesteps is not None or self.unet.get("time_cond_proj_dim") is not None
+        return not is_distilled and self.scheduler.get("prediction_type", "epsilon") in INVERTIBLE_PREDICTIONS
 
     @property
     def upcasts_vae(self) -> bool:

@@ -11,51 +11,38 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from importlib.metadata import version
-from typing import Any
 
-from services.diffusion.adapters import AdapterUse
-from services.diffusion.conditioning.prompts import PromptPair, tokenize
+import numpy as np
+
+from services.diffusion.credentials import SOFTWARE, Credentials
+from services.diffusion.editing.request import EditRequest
 from services.diffusion.engine import Engine, EngineClosed, EngineFull
 from services.diffusion.finishing import Finish, Finisher, check_offered
 from services.diffusion.handles import Finished, Handle, Preview
-from services.diffusion.inputs import Inputs, load_inputs
+from services.diffusion.inputs import load_inputs
 from services.diffusion.library import ModelLibrary
 from services.diffusion.loading import LoadedModel
-from services.diffusion.requests import Picture, RenderRequest, is_guided, prepare
+from services.diffusion.phases import Request
+from services.diffusion.planning import Plan, make_plan
 from services.diffusion.restoration.restorer import Restorer
 from services.diffusion.showing import Showing, state_name
 from services.diffusion.snapshots import Snapshot, Unusable, fingerprint, pack, resume, unpack
+from services.diffusion.sources import Pixels
 from services.diffusion.stages import encode_file
 from shared import metrics
 from shared.artifacts import ArtifactStore
-from shared.contracts import EventType, FieldProblem, GenerationRequest, ImageResult, Job
-from shared.contracts.generation import parse_size
-from shared.errors import InternalError, InvalidRequest, JobError, ModelNotServed, RequestError, StoreUnavailable
+from shared.contracts import ArtifactName, EventType, ImageArtifact, ImageResult, OutputFormat, Task
+from shared.errors import InternalError, JobError, ModelNotServed, RequestError, StoreUnavailable
 from shared.jobs import Claim, LeaseLost
+from shared.media import SourceType, xmp_packet
 
 TEXT_KEY = "llmga"  # of the PNG text chunk
-SOFTWARE = f"llmga-serve {version('llmga-serve')}"
 _log = logging.getLogger("llmga.diffusion")
 
+_NOTHING_KEPT = {Task.TEXT_TO_IMAGE, Task.SIMILAR}  # tasks none of whose pixels are those of a given picture
 _FULL_PAUSE_S = 0.02  # canceled pictures leave within a step
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A job, ready for the engine."""
-
-    prompts: PromptPair
-    requests: list[RenderRequest]
-    inputs: Inputs
-    parameters: dict[str, Any]
-
-    def progress(self, index: int, step: int) -> dict[str, Any]:
-        """Return the data of a progress event."""
-        return {"index": index, "step": step, "total_steps": self.requests[index].total_steps}
 
 
 class Renderer:
@@ -67,14 +54,16 @@ class Renderer:
         store: ArtifactStore,
         library: ModelLibrary | None = None,
         restorer: Restorer | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
-        """`library`: where the engine's models are from; None if they are loaded for good."""
+        """`library`: where the engine's models are from; None if they are loaded for good. `credentials` sign files."""
         self._engine = engine
         self._store = store
         self._library = library or ModelLibrary.of(*engine.models.values())
         # Compression and disk; bounded so that many pictures at once do not crowd out the device thread.
         self._files = ThreadPoolExecutor(max(2, (os.cpu_count() or 2) // 2), thread_name_prefix="llmga-files")
         self._restorer = restorer
+        self._credentials = credentials
         self._finisher = Finisher(engine, self._files, restorer)
 
     def close(self) -> None:
@@ -130,7 +119,7 @@ class Renderer:
                 shown = [state_name(job.id, index) for index in range(len(states))]
                 await asyncio.to_thread(self._drop, states + shown)
 
-    async def _submit(self, request: RenderRequest) -> Handle:
+    async def _submit(self, request: Request) -> Handle:
         while True:
             try:
                 return self._engine.submit(request)
@@ -152,8 +141,11 @@ class Renderer:
             async for event in handle.events():
                 if isinstance(event, Finished):
                     await showing.close()
-                    seed = plan.requests[index].picture.seed
-                    finish = await self._finisher.finish(claim, plan.inputs, index, seed, event.pixels)
+                    request = plan.requests[index]
+                    mask = request.mask_pixels() if isinstance(request, EditRequest) else None
+                    finish = await self._finisher.finish(
+                        claim, plan.inputs, index, request.picture.seed, event.pixels, mask=mask
+                    )
                     image = await self._keep(claim, plan, index, finish)
                     await claim.emit(EventType.IMAGE_COMPLETED, {"image": image.model_dump(mode="json")})
                     return image
@@ -183,7 +175,7 @@ class Renderer:
         except StoreUnavailable as error:
             _log.warning("a snapshot could not be kept: %s", error)  # a killed picture makes more steps again
 
-    def _go_on(self, requests: list[RenderRequest], states: list[str], model: LoadedModel) -> list[str]:
+    def _go_on(self, requests: Sequence[Request], states: list[str], model: LoadedModel) -> list[str]:
         """Bring each picture to where an earlier attempt, of whatever worker, has left it; return the fingerprints."""
         marks = [fingerprint(request.picture, model) for request in requests]
         for request, name, mark in zip(requests, states, marks, strict=True):
@@ -210,10 +202,18 @@ class Renderer:
         def work() -> ImageResult:
             height, width, _ = finish.pixels.shape
             text = json.dumps(parameters, ensure_ascii=False)
+            source = SourceType.GENERATED if request.task in _NOTHING_KEPT else SourceType.COMPOSITE
             data = encode_file(
-                finish.pixels, request.output_format, {TEXT_KEY: text}, quality_percent=request.output_compression
+                finish.pixels,
+                request.output_format,
+                {TEXT_KEY: text},
+                quality_percent=request.output_compression,
+                xmp=xmp_packet(source, SOFTWARE),
             )
+            if self._credentials is not None:
+                data = self._credentials.sign(data, request.output_format.media_type, source, parameters)
             stored = self._store.put(data, request.output_format.media_type, tenant=claim.tenant, metadata=parameters)
+            artifacts = [self._keep_artifact(name, part, claim.tenant) for name, part in finish.artifacts.items()]
             return ImageResult(
                 index=index,
                 id=stored.id,
@@ -224,121 +224,23 @@ class Renderer:
                 bytes=stored.bytes,
                 sha256=stored.sha256,
                 seed=picture.seed,
+                artifacts=artifacts,
             )
 
         image = await asyncio.get_running_loop().run_in_executor(self._files, work)
         metrics.IMAGES.labels(picture.model, request.output_format).inc()
         return image
 
-
-def chosen_adapters(request: GenerationRequest, model: LoadedModel) -> tuple[AdapterUse, ...]:
-    """Return the adapters of a request, in the order that makes equal sets equal.
-
-    Raises:
-        InvalidRequest: the model has no adapter of that name.
-    """
-    known = model.adapters.sha256
-    unknown = [chosen.name for chosen in request.adapters if chosen.name not in known]
-    if unknown:
-        message = f"`{model.name}` offers {', '.join(known) or 'none'}"
-        raise InvalidRequest(
-            "The model does not have this adapter.",
-            errors=[FieldProblem(field="adapters", code="not_offered", message=message)],
+    def _keep_artifact(self, name: ArtifactName, pixels: Pixels, tenant: str) -> ImageArtifact:
+        height, width = pixels.shape[:2]
+        color = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+        data = encode_file(color, OutputFormat.PNG, {})
+        stored = self._store.put(data, OutputFormat.PNG.media_type, tenant=tenant, metadata={"artifact": name.value})
+        return ImageArtifact(
+            name=name,
+            id=stored.id,
+            url=f"/v1/images/{stored.id}",
+            media_type=stored.media_type,
+            width=width,
+            height=height,
         )
-    uses = [AdapterUse(chosen.name, chosen.weight, known[chosen.name]) for chosen in request.adapters]
-    return tuple(sorted(uses))
-
-
-def make_plan(job: Job, model: LoadedModel, inputs: Inputs) -> Plan:
-    """Return what the engine is to do for a job; runs in a worker thread.
-
-    Raises:
-        InvalidRequest: the model does not do the task, the scheduler cannot make this number of steps, or the text
-            encoder has fewer layers.
-        InternalError: the record lacks a value that the gateway fills in.
-    """
-    request, prompt = job.request, job.prompt
-    if (
-        prompt is None
-        or request.size is None
-        or request.seed is None
-        or request.num_inference_steps is None
-        or request.guidance_scale is None
-        or request.scheduler is None
-    ):
-        raise InternalError("The job reached the renderer incomplete.")
-    if request.task not in model.files.tasks:
-        message = f"`{model.name}` offers {', '.join(model.files.tasks)}"
-        raise InvalidRequest(
-            "The model does not do this task.",
-            errors=[FieldProblem(field="task", code="not_offered", message=message)],
-        )
-    if request.clip_skip > model.encoder.max_clip_skip:
-        message = f"must be at most {model.encoder.max_clip_skip} for this model"
-        raise InvalidRequest(
-            "The text encoder does not have so many layers.",
-            errors=[FieldProblem(field="clip_skip", code="out_of_bounds", message=message)],
-        )
-    guided = is_guided(request.guidance_scale, model.guidance_channels)
-    adapters = chosen_adapters(request, model)
-    prompts = tokenize(
-        model.vocabulary,
-        request.prompt_encoding,
-        prompt.text,
-        request.negative_prompt if guided else None,
-        weighted=prompt.source != "mllm",
-        second=model.second_vocabulary,
-        zero_empty_negative=model.files.zero_empty_negative,
-    )
-    width, height = parse_size(request.size)
-    first = Picture(
-        model=model.name,
-        prompts=prompts,
-        width=width,
-        height=height,
-        seed=request.seed,
-        num_inference_steps=request.num_inference_steps,
-        guidance_scale=request.guidance_scale,
-        scheduler=request.scheduler,
-        guidance_rescale=request.guidance_rescale,
-        guidance_interval=request.guidance_interval,
-        clip_skip=request.clip_skip,
-        timesteps=model.files.serving.timesteps_for(request.scheduler, request.num_inference_steps),
-        lane=request.lane,
-        deterministic=request.deterministic,
-        previews=request.previews,
-        source=inputs.source,
-        adapters=adapters,
-    )
-    requests = [
-        prepare(
-            replace(first, seed=first.seed + index),
-            scheduler_config=model.files.scheduler,
-            guidance_channels=model.guidance_channels,
-            device=model.device,
-        )
-        for index in range(request.n)
-    ]
-    parameters = {
-        "prompt": prompt.text,
-        "prompt_source": prompt.source,
-        "negative_prompt": request.negative_prompt,
-        "prompt_encoding": request.prompt_encoding.value,
-        "prompt_tokens": prompts.prompt.tokens,
-        "truncated_tokens": prompts.prompt.truncated,
-        "negative_truncated_tokens": 0 if prompts.negative is None else prompts.negative.truncated,
-        "num_inference_steps": first.num_inference_steps,
-        "guidance_scale": first.guidance_scale,
-        "guidance_rescale": first.guidance_rescale,
-        "guidance_interval": list(first.guidance_interval),
-        "clip_skip": first.clip_skip,
-        "adapters": [use._asdict() for use in first.adapters],
-        "scheduler": first.scheduler.value,
-        "size": request.size,
-        "model": model.name,
-        "model_sha256": model.files.sha256,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "software": SOFTWARE,
-        **inputs.parameters,
-    }
-    return Plan(prompts, requests, inputs, parameters)

@@ -1,19 +1,23 @@
 """Pictures into latents: what happens once to a request that starts from one, between steps, on the device's thread.
 
-All randomness is the request's own and drawn in the order of diffusers' pipelines: the sample of the whole picture,
-the noise, the sample of the masked picture. Where a pipeline draws what it then has no use for, so is it here, since
-the steps may draw from the same generator.
+All randomness is the request's own. Where diffusers has a pipeline for the task it is drawn in that pipeline's order:
+the sample of the whole picture, the noise, the sample of the masked picture. Where a pipeline draws what it then has no
+use for, so is it here, since the steps may draw from the same generator.
 """
 
 import torch
 
+from services.diffusion.editing.phases import MASK_TIMESTEP, NUM_MAPS
+from services.diffusion.editing.request import Beginning, EditRequest
 from services.diffusion.loading import LoadedModel
-from services.diffusion.requests import LATENT_PX, RenderRequest
+from services.diffusion.phases import Request
+from services.diffusion.pictures import LATENT_PX
+from services.diffusion.requests import RenderRequest
 from services.diffusion.sources import Known, Source
 from services.diffusion.stages import NotFinite, whole_or_in_tiles
 
 
-def encode_source(request: RenderRequest, model: LoadedModel) -> None:
+def encode_source(request: Request, model: LoadedModel) -> None:
     """Give a request its first latents, and what it is to know of its picture.
 
     Raises:
@@ -21,6 +25,39 @@ def encode_source(request: RenderRequest, model: LoadedModel) -> None:
     """
     source = request.picture.source
     assert source is not None, "only requests with a picture want one encoded"
+    if isinstance(request, EditRequest):
+        _encode_edited(request, source, model)
+    elif isinstance(request, RenderRequest):
+        _encode_started(request, source, model)
+
+
+def _encode_edited(request: EditRequest, source: Source, model: LoadedModel) -> None:
+    """Give an edit its latents and noises.
+
+    Drawn are samples of the picture for its mask, their noises, and those of inversion, last first (LLMGA.md §5.4).
+    """
+    shape, device = request.latents.shape[1:], request.latents.device
+    scale = float(model.vae.config.scaling_factor)
+    mean, std = _moments(_image(source, device), model)
+    generator = torch.Generator("cpu").manual_seed(request.picture.seed)
+
+    def drawn(count: int) -> torch.Tensor:
+        return torch.randn((count, *shape), generator=generator).to(device)
+
+    maps = mask = None
+    if source.mask is None:
+        sampled = (mean + std * drawn(NUM_MAPS)) * scale
+        maps = request.solver.noised(sampled, drawn(NUM_MAPS), MASK_TIMESTEP)
+    else:
+        mask = torch.nn.functional.interpolate(_mask(source, device), size=shape[1:])
+    clean = mean * scale
+    timesteps = request.solver.timesteps
+    noises = drawn(len(timesteps)).flip(0)
+    way = torch.stack([request.solver.noised(clean[0], noise, t) for noise, t in zip(noises, timesteps, strict=True)])
+    request.start(Beginning(clean, way, maps, mask))
+
+
+def _encode_started(request: RenderRequest, source: Source, model: LoadedModel) -> None:
     shape, device = request.latents.shape, request.latents.device
 
     def drawn() -> torch.Tensor:

@@ -24,8 +24,9 @@ from services.diffusion.failures import outcome_of
 from services.diffusion.faults import DeviceLost, is_device_lost, is_out_of_memory
 from services.diffusion.handles import Bell, Finished, Handle, Preview, Progress
 from services.diffusion.loading import LoadedModel
+from services.diffusion.phases import Request
+from services.diffusion.pictures import LATENT_PX
 from services.diffusion.previews import Allowance
-from services.diffusion.requests import LATENT_PX, RenderRequest
 from services.diffusion.stages import NotFinite, decode_latents, encode_prompts, release_memory
 from services.diffusion.unet import predict
 from shared import metrics
@@ -49,7 +50,7 @@ class EngineClosed(Exception):
 class _Ticket:
     """A request in the engine (`batching.Waiting`); `order` counts admissions."""
 
-    request: RenderRequest
+    request: Request
     model: LoadedModel
     handle: Handle
     key: BatchKey
@@ -138,7 +139,7 @@ class Engine:
         """Pictures in the engine."""
         return self._held
 
-    def submit(self, request: RenderRequest) -> Handle:
+    def submit(self, request: Request) -> Handle:
         """Give a prepared request to the engine; call it in the event loop that follows the handle.
 
         Raises:
@@ -180,7 +181,7 @@ class Engine:
         with self._wakeup:
             self._wakeup.notify()
 
-    def _key(self, request: RenderRequest, model: LoadedModel) -> BatchKey:
+    def _key(self, request: Request, model: LoadedModel) -> BatchKey:
         picture = request.picture
         return BatchKey(
             model=picture.model,

@@ -8,8 +8,9 @@ on the device thread; geometry, blending and scores are for worker threads.
 import asyncio
 import functools
 import time
+from collections.abc import Mapping
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from services.diffusion.restoration.restorer import Restorer
 from services.diffusion.seams import SeamScore, seam_score
 from services.diffusion.sources import Pixels
 from shared import metrics
-from shared.contracts import EventType, FieldProblem, GenerationRequest, Restore
+from shared.contracts import ArtifactName, EventType, FieldProblem, GenerationRequest, Restore
 from shared.errors import InternalError, InvalidRequest
 from shared.jobs import Claim, LeaseLost
 from shared.media import PAINTED, PAINTED_FROM
@@ -36,10 +37,14 @@ Method = Literal["diffrir", "blend", "off"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Finish:
-    """A finished picture, uint8 (height, width, 3), and what its record says of the finishing."""
+    """A finished picture, uint8 (height, width, 3), and what its record says of the finishing.
+
+    artifacts: pictures on the way that are kept beside it, uint8 (h, w) or (h, w, 3).
+    """
 
     pixels: Pixels
     parameters: dict[str, Any]
+    artifacts: Mapping[ArtifactName, Pixels] = field(default_factory=dict)
 
 
 def check_offered(request: GenerationRequest, restorer: Restorer | None) -> None:
@@ -62,16 +67,19 @@ class Finisher:
         self._files = files
         self._restorer = restorer
 
-    async def finish(self, claim: Claim, inputs: Inputs, index: int, seed: int, rendered: Pixels) -> Finish:
-        """Return the finished picture of a job; events go out meanwhile.
+    async def finish(
+        self, claim: Claim, inputs: Inputs, index: int, seed: int, rendered: Pixels, *, mask: Pixels | None = None
+    ) -> Finish:
+        """Return the finished picture of a job; events go out meanwhile. `mask`: of an edit.
 
         Raises:
             JobError: the network failed.
             LeaseLost: the job was canceled or taken away.
         """
         canvas = inputs.canvas
+        is_debugged = claim.job.request.debug
         if canvas is None:
-            return Finish(rendered, {})
+            return Finish(rendered, *_of_whole(inputs, mask, is_debugged=is_debugged))
         run = functools.partial(asyncio.get_running_loop().run_in_executor, self._files)
         placed = await run(canvas.placed, rendered)
         before = await run(lambda: scored(canvas, canvas.mixed(placed, 0)))
@@ -92,8 +100,10 @@ class Finisher:
                     pixels, band_px, after = again, canvas.band_px, score
         if after is not None:
             metrics.SEAM_SCORE_LEVELS.labels(method).observe(after.total)
-        told = {"restoration": method, **network, "band_px": band_px}
-        return Finish(pixels, told | {"seam_score": {"before": _told(before), "after": _told(after)}})
+        told: dict[str, Any] = {"restoration": method, **network, "band_px": band_px}
+        told["seam_score"] = {"before": _told(before), "after": _told(after)}
+        artifacts = await run(_of_part, canvas, placed) if is_debugged else {}
+        return Finish(pixels, told, artifacts)
 
     async def _restored(
         self, claim: Claim, restorer: Restorer, canvas: Canvas, placed: Pixels, band_px: int, seed: int
@@ -140,6 +150,28 @@ def restored(restorer: Restorer, canvas: Canvas, placed: Pixels, band_px: int, s
 def scored(canvas: Canvas, pixels: Pixels) -> SeamScore | None:
     """Return the seam score of a whole picture that was painted on a canvas."""
     return seam_score(pixels[canvas.window], canvas.mask[canvas.window] >= PAINTED_FROM)
+
+
+def _of_whole(
+    inputs: Inputs, mask: Pixels | None, *, is_debugged: bool
+) -> tuple[dict[str, Any], dict[ArtifactName, Pixels]]:
+    """Return what the record says of a picture that was made as a whole, and what is kept beside it."""
+    artifacts = {}
+    if inputs.source is not None and is_debugged:
+        artifacts[ArtifactName.INPUT] = inputs.source.pixels
+    if mask is None:
+        return {}, artifacts
+    return {"mask_share": round(float((mask > 0).mean()), 4)}, {ArtifactName.MASK: mask, **artifacts}
+
+
+def _of_part(canvas: Canvas, placed: Pixels) -> dict[ArtifactName, Pixels]:
+    """Return what is kept beside a picture that was painted in part."""
+    is_known = canvas.mask < PAINTED_FROM
+    return {
+        ArtifactName.MASK: canvas.mask,
+        ArtifactName.MASKED_INPUT: canvas.pixels * is_known[..., None],
+        ArtifactName.UNRESTORED: canvas.mixed(placed, 0),
+    }
 
 
 def _told(score: SeamScore | None) -> dict[str, float] | None:

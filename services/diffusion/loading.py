@@ -26,9 +26,9 @@ from services.diffusion.libraries import (
     quiet,
 )
 from services.diffusion.offload import Offload, offload
+from services.diffusion.pictures import LATENT_PX
 from services.diffusion.previews import LinearMap, Previewer
 from services.diffusion.quantization import BYTES_PER_WEIGHT, Quantization, quantize
-from services.diffusion.requests import LATENT_PX
 
 _log = logging.getLogger("llmga.diffusion")
 

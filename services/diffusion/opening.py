@@ -11,6 +11,7 @@ from services.diffusion.batching import Buckets
 from services.diffusion.checkpoints import Kind, UnfitCheckpoint, inspect
 from services.diffusion.compilation import CompiledUNet, allow_graphs
 from services.diffusion.conditioning import prompts
+from services.diffusion.credentials import SOFTWARE, Credentials
 from services.diffusion.execution import Execution
 from services.diffusion.library import Shelf
 from services.diffusion.loading import LoadedModel, expected_bytes, load
@@ -91,6 +92,17 @@ class Opener:
             return None
         self.tell(Phase.LOADING, "restoration")
         return Restorer.load(Path(self.settings.restoration).expanduser(), device=self.execution.device)
+
+    def open_credentials(self) -> Credentials | None:
+        """Return what pictures are signed with, if they are to be.
+
+        Raises:
+            CredentialsError: it cannot sign.
+        """
+        certificates, key = self.settings.c2pa_certificates, self.settings.c2pa_key
+        if not (certificates or key):
+            return None
+        return Credentials.open(Path(certificates).expanduser(), Path(key).expanduser(), SOFTWARE)
 
     def load(self, name: str, shelf: Shelf) -> LoadedModel:
         """Load a checkpoint, and find out what it can do here.

@@ -12,7 +12,8 @@ from services.diffusion.execution import Execution
 from services.diffusion.faults import is_out_of_memory
 from services.diffusion.library import Shelf
 from services.diffusion.loading import LoadedModel
-from services.diffusion.requests import LATENT_PX, Rows
+from services.diffusion.phases import Rows
+from services.diffusion.pictures import LATENT_PX
 from services.diffusion.solvers import default_scheduler
 from services.diffusion.stages import release_memory
 from services.diffusion.unet import predict

@@ -3,71 +3,27 @@
 A request is a list of phases. A phase asks for rows (two when guided, one when not), gets the UNet's answer
 for them, and takes the latents one call further; the engine never looks inside. All randomness is the
 request's own generator, seeded and on the CPU, so that the noise is that of diffusers for the same seed on
-any device.
+any device. Here is the request for a picture that is denoised once; an edit has its own (`services.diffusion.editing`).
 """
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from services.diffusion.adapters import AdapterUse
-from services.diffusion.conditioning.encoder import Embedding
-from services.diffusion.conditioning.prompts import PromptPair
+from services.diffusion.phases import Condition, Embeddings, Rows
+from services.diffusion.pictures import LATENT_CHANNELS, LATENT_PX, Picture
 from services.diffusion.previews import calls_shown
 from services.diffusion.solvers import Solver
-from services.diffusion.sources import Known, Source
-from shared.contracts import Lane, Scheduler
-
-LATENT_PX = 8  # pixels per latent, of every autoencoder served
-LATENT_CHANNELS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """What is to be made: everything that decides the picture, and how urgent it is."""
-
-    model: str
-    prompts: PromptPair
-    width: int
-    height: int
-    seed: int
-    num_inference_steps: int
-    guidance_scale: float
-    scheduler: Scheduler
-    guidance_rescale: float = 0.0
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    clip_skip: int = 0
-    timesteps: tuple[int, ...] | None = None  # None: the scheduler's own
-    source: Source | None = None  # None: pure noise
-    adapters: tuple[AdapterUse, ...] = ()  # by name, so that one set is one key
-    lane: Lane = Lane.INTERACTIVE
-    deterministic: bool = True
-    previews: int = 0
-
-
-class Rows(NamedTuple):
-    """A request's part of a UNet call.
-
-    sample: float32 (rows, 4 or 9, h/8, w/8); timesteps: (rows,); embeds: (rows, tokens, channels), the
-    unconditional one first; timestep_cond: (rows, channels) for guidance-distilled UNets; pooled (rows, channels) and
-    time_ids (rows, 6) for SDXL.
-    """
-
-    sample: torch.Tensor
-    timesteps: torch.Tensor
-    embeds: torch.Tensor
-    timestep_cond: torch.Tensor | None = None
-    pooled: torch.Tensor | None = None
-    time_ids: torch.Tensor | None = None
+from services.diffusion.sources import Known
 
 
 @dataclass(slots=True)
 class Denoise:
     """The phase that takes noise to a picture's latents, by classifier-free guidance (Ho & Salimans 2022).
 
-    `embeds` has two rows, the unconditional one first, or one. Outside `guidance_interval`, in shares of the calls,
+    `condition` has two rows, the unconditional one first, or one. Outside `guidance_interval`, in shares of the calls,
     only the conditional row is asked (Kynkäänniemi et al. 2024). `known`: of a picture that is painted in part.
     """
 
@@ -75,10 +31,8 @@ class Denoise:
     guidance_scale: float
     guidance_rescale: float
     guidance_interval: tuple[float, float]
-    embeds: torch.Tensor
+    condition: Condition
     timestep_cond: torch.Tensor | None = None
-    pooled: torch.Tensor | None = None
-    time_ids: torch.Tensor | None = None
     known: Known | None = None
     calls_done: int = 0  # more than 0 at first for a picture that goes on from a snapshot
     calls_shown: frozenset[int] = frozenset()
@@ -94,7 +48,7 @@ class Denoise:
         """Rows of the next call."""
         start, end = self.guidance_interval
         is_guided = start <= self.calls_done / self.solver.calls < end
-        return len(self.embeds) if is_guided else 1
+        return len(self.condition.embeds) if is_guided else 1
 
     def rows(self, latents: torch.Tensor) -> Rows:
         """Return what the UNet is asked at the next call."""
@@ -102,13 +56,14 @@ class Denoise:
         if self.known is not None:
             sample = self.known.beside(sample)
         count = self.row_count
+        embeds, pooled, time_ids = self.condition.last(count)
         return Rows(
             sample.expand(count, -1, -1, -1),
             self.solver.timesteps[self.calls_done].expand(count),
-            self.embeds[-count:],
+            embeds,
             self.timestep_cond,
-            None if self.pooled is None else self.pooled[-count:],
-            None if self.time_ids is None else self.time_ids[-count:],
+            pooled,
+            time_ids,
         )
 
     def accept(self, latents: torch.Tensor, noise_pred: torch.Tensor) -> torch.Tensor:
@@ -127,16 +82,12 @@ class Denoise:
 
 @dataclass(slots=True)
 class RenderRequest:
-    """One picture under way. `latents` are float32 (1, 4, h/8, w/8); `calls_done` counts its UNet calls.
-
-    `wants_source`: whether its picture has to be encoded first; its latents are zeros until then.
-    """
+    """A picture that is denoised once (`Request`); its latents are zeros until its source is encoded."""
 
     picture: Picture
     generator: torch.Generator
     latents: torch.Tensor
     solver: Solver
-    is_guided: bool
     guidance_channels: int | None
     wants_source: bool = False
     known: Known | None = None
@@ -145,38 +96,35 @@ class RenderRequest:
 
     @property
     def wants_prompts(self) -> bool:
-        """Whether it cannot go on without its embeddings; a picture that only lacks decoding needs none."""
-        return not self.phases and self.calls_done < self.solver.calls
+        """Whether it cannot go on without its embeddings (`Request`)."""
+        return not self.phases and self.calls_done < self.calls
+
+    @property
+    def calls(self) -> int:
+        """UNet calls of the whole picture."""
+        return self.solver.calls
 
     def start(self, latents: torch.Tensor, known: Known | None) -> None:
         """Take the first latents, and what is known of the picture that they are from."""
         self.latents, self.known = latents, known
         self.wants_source = False
 
-    def condition(self, prompt: Embedding, negative: Embedding | None) -> None:
-        """Take the embeddings; the request can be stepped from now on."""
-        both = [prompt] if negative is None else [negative, prompt]
-        embeds = torch.stack([one.tokens for one in both])
+    def condition(self, embeddings: Embeddings) -> None:
+        """Take the embeddings (`Request`)."""
+        prompt, negative, _ = embeddings
         phase = Denoise(
             self.solver,
             self.picture.guidance_scale,
             self.picture.guidance_rescale,
             self.picture.guidance_interval,
-            embeds,
+            Condition.of([prompt] if negative is None else [negative, prompt], self.picture),
             known=self.known,
             calls_done=self.calls_done,
             calls_shown=calls_shown(self.solver.calls, self.picture.previews),
         )
         if self.guidance_channels is not None:
-            phase.timestep_cond = guidance_embedding(self.picture.guidance_scale, self.guidance_channels).to(
-                embeds.device
-            )
-        pooled = [one.pooled for one in both if one.pooled is not None]
-        if pooled:
-            height, width = float(self.picture.height), float(self.picture.width)
-            # Original size, top and left of the crop, size: an uncropped picture of this size (LLMGA.md §5.2).
-            ids = torch.tensor([height, width, 0.0, 0.0, height, width], device=embeds.device)
-            phase.pooled, phase.time_ids = torch.stack(pooled), ids.expand(len(both), -1)
+            embedding = guidance_embedding(self.picture.guidance_scale, self.guidance_channels)
+            phase.timestep_cond = embedding.to(self.latents.device)
         self.phases.append(phase)
 
     @property
@@ -185,7 +133,7 @@ class RenderRequest:
         return self.phases[0] if self.phases else None
 
     def accept(self, noise_pred: torch.Tensor) -> None:
-        """Take the UNet's answer for the rows of the present phase."""
+        """Take the UNet's answer (`Request`)."""
         phase = self.phases[0]
         self.latents = phase.accept(self.latents, noise_pred)
         self.calls_done += 1
@@ -209,6 +157,21 @@ class RenderRequest:
     def total_steps(self) -> int:
         """Steps that are made: fewer than `num_inference_steps` at a strength below 1."""
         return self.solver.num_inference_steps
+
+    def memory(self) -> dict[str, Any]:
+        """Return what the solver remembers, the generator's state, and what is known of the picture."""
+        return {
+            "solver": self.solver.memory(),
+            "generator": self.generator.get_state(),
+            "known": None if self.known is None else self.known.parts(),
+        }
+
+    def go_on(self, calls_done: int, latents: torch.Tensor, memory: dict[str, Any]) -> None:
+        """Take over the state of a request that was made with the same arguments (`Request`)."""
+        self.solver.remember(memory["solver"])
+        self.generator.set_state(memory["generator"].cpu())
+        self.start(latents, None if memory["known"] is None else Known(**memory["known"]))
+        self.calls_done = calls_done
 
 
 def prepare(
@@ -247,7 +210,6 @@ def prepare(
         generator=generator,
         latents=latents,
         solver=solver,
-        is_guided=is_guided(picture.guidance_scale, guidance_channels),
         guidance_channels=guidance_channels,
         wants_source=source is not None,
     )

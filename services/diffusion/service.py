@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from services.diffusion.adapters import UnfitAdapter
 from services.diffusion.checkpoints import UnfitCheckpoint
 from services.diffusion.consumer import Renderer
+from services.diffusion.credentials import Credentials, CredentialsError
 from services.diffusion.engine import Engine
 from services.diffusion.execution import Execution
 from services.diffusion.faults import is_device_lost
@@ -128,6 +129,7 @@ class Worker:
         self._engine: Engine | None = None
         self._library: ModelLibrary | None = None
         self._restorer: Restorer | None = None
+        self._credentials: Credentials | None = None
 
     def serve_status(self) -> contextlib.AbstractContextManager[object]:
         """Open the status port; 0 means none."""
@@ -167,6 +169,7 @@ class Worker:
         try:
             opener = self._opener
             await asyncio.to_thread(opener.load_tiny_decoders)
+            self._credentials = await asyncio.to_thread(opener.open_credentials)
             self._restorer = await self._load_restorer()
             shelves = await asyncio.to_thread(opener.inspect)
             _log.info("execution", extra=self._execution.describe())
@@ -179,6 +182,8 @@ class Worker:
             raise Unfit(f"LLMGA_DIFFUSION__ADAPTERS: {error}") from error
         except ModelUnavailable as error:
             raise Unfit(f"LLMGA_DIFFUSION__MODELS: {error.__cause__ or error}") from error
+        except CredentialsError as error:
+            raise Unfit(f"LLMGA_DIFFUSION__C2PA_CERTIFICATES, LLMGA_DIFFUSION__C2PA_KEY: {error}") from error
         except Unsuitable as error:
             raise Unfit(f"LLMGA_DIFFUSION__TAESD: {error}") from error
         finally:
@@ -215,7 +220,7 @@ class Worker:
         queue, engine, library = self._queue, self._engine, self._library
         if queue is None or engine is None or library is None:
             raise RuntimeError("the worker was not started")
-        renderer = Renderer(engine, self._store, library, self._restorer)
+        renderer = Renderer(engine, self._store, library, self._restorer, self._credentials)
         consumer = self._state.consumer = Consumer(
             queue,
             self._settings.redis,

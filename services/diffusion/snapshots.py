@@ -1,10 +1,9 @@
 """Snapshots: a picture's state between two UNet calls, as bytes that another process goes on from.
 
-What is in one: the latents, what the solver remembers, the generator, the number of calls made, and what is known of a
-picture that is painted in part. What is not: the embeddings, which the prompt gives again bit for bit. Latents and the
-solver's memory are tensors, the rest JSON in the header of the same safetensors file. A snapshot is bound to everything
-that decides the picture by a fingerprint, and one that does not fit is of no use, never an error: the picture then
-starts anew.
+What is in one: the latents, the number of calls made, and whatever the request remembers of them. What is not: the
+embeddings, which the prompt gives again bit for bit. Latents and all tensors among the memories are stored as such, the
+rest is JSON in the header of the same safetensors file. A snapshot is bound to everything that decides the picture by a
+fingerprint, and one that does not fit is of no use, never an error: the picture then starts anew.
 """
 
 import hashlib
@@ -20,12 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from services.diffusion.loading import LoadedModel
-from services.diffusion.requests import Picture, RenderRequest
-from services.diffusion.sources import Known
+from services.diffusion.phases import Request
+from services.diffusion.pictures import Picture
 
 EVERY_CALLS = 5  # a killed picture makes so many UNet calls again at most
-_FORMAT = "2"
-_LATENTS, _GENERATOR, _SOLVER, _KNOWN = "latents", "generator", "solver.", "known."
+_FORMAT = "3"
+_LATENTS, _MEMORY = "latents", "memory."
 
 
 class Unusable(Exception):
@@ -36,47 +35,35 @@ class Unusable(Exception):
 class Snapshot:
     """A picture between two calls.
 
-    latents: float32 (1, 4, h/8, w/8); generator: uint8, torch's own form; memory: what the solver remembers, JSON but
-    for tensors; known: of a picture that is painted in part.
+    latents: float32 (1, 4, h/8, w/8); memory: what the request remembers, JSON but for tensors.
     """
 
     calls_done: int
     latents: torch.Tensor
-    generator: torch.Tensor
     memory: dict[str, Any]
-    known: Known | None = None
 
 
-def is_due(request: RenderRequest) -> bool:
+def is_due(request: Request) -> bool:
     """Return whether a picture is to be kept behind the call that it has just made."""
     return request.phase is None or request.calls_done % EVERY_CALLS == 0
 
 
-def take(request: RenderRequest) -> Snapshot:
+def take(request: Request) -> Snapshot:
     """Return a picture's state; it shares tensors with the request, which never changes one in place."""
-    return Snapshot(
-        calls_done=request.calls_done,
-        latents=request.latents,
-        generator=request.generator.get_state(),
-        memory=request.solver.memory(),
-        known=request.known,
-    )
+    return Snapshot(request.calls_done, request.latents, request.memory())
 
 
-def resume(request: RenderRequest, snapshot: Snapshot) -> None:
+def resume(request: Request, snapshot: Snapshot) -> None:
     """Bring a request that was just prepared to where a snapshot was taken.
 
     Raises:
         Unusable: the snapshot does not fit this request.
     """
     latents = request.latents
-    if snapshot.latents.shape != latents.shape or not 0 < snapshot.calls_done <= request.solver.calls:
+    if snapshot.latents.shape != latents.shape or not 0 < snapshot.calls_done <= request.calls:
         raise Unusable("its shape or its number of calls is another")
-    request.generator.set_state(snapshot.generator)
-    request.solver.remember(snapshot.memory, latents.device)
-    known = None if snapshot.known is None else snapshot.known.to(latents.device)
-    request.start(snapshot.latents.to(latents.device), known)
-    request.calls_done = snapshot.calls_done
+    memory = _moved(snapshot.memory, latents.device)
+    request.go_on(snapshot.calls_done, snapshot.latents.to(latents.device), memory)
 
 
 def fingerprint(picture: Picture, model: LoadedModel) -> str:
@@ -102,10 +89,7 @@ def _libraries() -> dict[str, str]:
 
 def pack(snapshot: Snapshot, fingerprint: str) -> bytes:
     """Return the bytes of a snapshot; waits for the device, so call it from a worker thread."""
-    tensors = {_LATENTS: snapshot.latents, _GENERATOR: snapshot.generator}
-    if snapshot.known is not None:
-        parts = {"mask": snapshot.known.mask, "latents": snapshot.known.latents, "noise": snapshot.known.noise}
-        tensors |= {f"{_KNOWN}{name}": part for name, part in parts.items() if part is not None}
+    tensors = {_LATENTS: snapshot.latents}
     memory = _flatten(snapshot.memory, tensors)
     header = {
         "format": _FORMAT,
@@ -113,7 +97,7 @@ def pack(snapshot: Snapshot, fingerprint: str) -> bytes:
         "calls_done": str(snapshot.calls_done),
         "memory": json.dumps(memory),
     }
-    # A copy of each: the solver may remember one tensor under two names.
+    # A copy of each: a solver may remember one tensor under two names.
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     data: bytes = save(stored, metadata=header)
     return data
@@ -133,18 +117,10 @@ def unpack(data: bytes, fingerprint: str) -> Snapshot:
         return Snapshot(
             calls_done=int(header["calls_done"]),
             latents=tensors[_LATENTS],
-            generator=tensors[_GENERATOR],
             memory=_unflatten(json.loads(header["memory"]), tensors),
-            known=_known(tensors),
         )
     except (SafetensorError, struct.error, ValueError, KeyError, TypeError) as error:
         raise Unusable("it is damaged") from error
-
-
-def _known(tensors: dict[str, torch.Tensor]) -> Known | None:
-    if f"{_KNOWN}mask" not in tensors:
-        return None
-    return Known(tensors[f"{_KNOWN}mask"], tensors[f"{_KNOWN}latents"], tensors.get(f"{_KNOWN}noise"))
 
 
 def _metadata(data: bytes) -> dict[str, str]:
@@ -156,7 +132,7 @@ def _metadata(data: bytes) -> dict[str, str]:
 def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     """Return a value as JSON, with its tensors put aside under names."""
     if isinstance(value, torch.Tensor):
-        name = f"{_SOLVER}{len(tensors)}"
+        name = f"{_MEMORY}{len(tensors)}"
         tensors[name] = value
         return {"tensor": name}
     if isinstance(value, list):
@@ -165,7 +141,7 @@ def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return {"values": {name: _flatten(one, tensors) for name, one in value.items()}}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"a solver remembers a {type(value).__name__}, which no snapshot can hold")
+    raise TypeError(f"a request remembers a {type(value).__name__}, which no snapshot can hold")
 
 
 def _unflatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
@@ -176,3 +152,11 @@ def _unflatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, dict):
         return {name: _unflatten(one, tensors) for name, one in value["values"].items()}
     return value
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, list):
+        return [_moved(one, device) for one in value]
+    if isinstance(value, dict):
+        return {name: _moved(one, device) for name, one in value.items()}
+    return value.to(device) if isinstance(value, torch.Tensor) else value

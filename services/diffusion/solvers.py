@@ -169,10 +169,10 @@ class Solver:
             if name not in self._given or not _is_same(value, self._given[name])
         }
 
-    def remember(self, memory: dict[str, Any], device: torch.device) -> None:
+    def remember(self, memory: dict[str, Any]) -> None:
         """Take over the memory of another solver that was made with the same arguments."""
         for name, value in memory.items():
-            setattr(self._scheduler, name, _moved(value, device))
+            setattr(self._scheduler, name, _copied(value))
 
     def steps_done(self, calls_done: int) -> int:
         """Return the progress in the steps that were asked for, whatever the calls per step."""
@@ -187,9 +187,3 @@ def _is_same(value: Any, given: Any) -> bool:
     if isinstance(value, list) and isinstance(given, list):
         return len(value) == len(given) and all(one is other for one, other in zip(value, given, strict=True))
     return value is given
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, list):
-        return [_moved(one, device) for one in value]
-    return value.to(device) if isinstance(value, torch.Tensor) else value

@@ -23,8 +23,9 @@ Mask = npt.NDArray[np.bool_]
 class Source:
     """A picture at the size at which it is rendered.
 
-    pixels: uint8 (h, w, 3); mask: (h, w), true where it is painted anew, None for image-to-image; strength: the share
-    of the steps that are made, in (0, 1]. At 1 a masked picture starts from pure noise.
+    pixels: uint8 (h, w, 3); mask: (h, w), true where it is painted anew, or may change by an edit; None for
+    image-to-image, and for an edit that finds its mask itself; strength: the share of the steps that are made, in
+    (0, 1], 1 for an edit. At 1 a masked picture starts from pure noise.
     """
 
     pixels: Pixels
@@ -66,7 +67,6 @@ class Known:
             known = solver.add_noise(known, self.noise, next_call)
         return (1 - self.mask) * known + self.mask * latents
 
-    def to(self, device: torch.device) -> "Known":
-        """Return the same on a device."""
-        noise = None if self.noise is None else self.noise.to(device)
-        return Known(self.mask.to(device), self.latents.to(device), noise)
+    def parts(self) -> dict[str, torch.Tensor | None]:
+        """Return the tensors by their names."""
+        return {"mask": self.mask, "latents": self.latents, "noise": self.noise}

@@ -14,7 +14,8 @@ import torch
 
 from services.diffusion.faults import is_out_of_memory
 from services.diffusion.loading import LoadedModel
-from services.diffusion.requests import LATENT_PX, RenderRequest
+from services.diffusion.phases import Embeddings, Request
+from services.diffusion.pictures import LATENT_PX
 from shared import metrics
 from shared.contracts import OutputFormat
 from shared.media import encode_image
@@ -30,19 +31,17 @@ class NotFinite(ArithmeticError):
     """A result holds NaN or infinity."""
 
 
-def encode_prompts(request: RenderRequest, model: LoadedModel) -> None:
+def encode_prompts(request: Request, model: LoadedModel) -> None:
     """Give a request its embeddings."""
     prompts = request.picture.prompts
     clip_skip, adapters = request.picture.clip_skip, request.picture.adapters
     model.adapters.use(adapters)
     prompt = model.encoder.encode(prompts.prompt, clip_skip, adapters)
-    negative = None
-    if request.is_guided:
-        if prompts.zero_negative:
-            negative = prompt.zeros()
-        elif prompts.negative is not None:
-            negative = model.encoder.encode(prompts.negative, clip_skip, adapters)
-    request.condition(prompt, negative)
+    negative, source = (
+        None if tokenized is None else model.encoder.encode(tokenized, clip_skip, adapters)
+        for tokenized in (prompts.negative, prompts.source)
+    )
+    request.condition(Embeddings(prompt, prompt.zeros() if prompts.zero_negative else negative, source))
 
 
 def decode_latents(latents: torch.Tensor, model: LoadedModel) -> Pixels:
@@ -96,8 +95,13 @@ def release_memory(device: torch.device) -> None:
 
 
 def encode_file(
-    pixels: Pixels, output_format: OutputFormat, text: Mapping[str, str], *, quality_percent: int | None = None
+    pixels: Pixels,
+    output_format: OutputFormat,
+    text: Mapping[str, str],
+    *,
+    quality_percent: int | None = None,
+    xmp: str | None = None,
 ) -> bytes:
     """Compress a picture; call it from a worker thread."""
     with metrics.ENCODE_SECONDS.time():
-        return encode_image(pixels, output_format, text, quality_percent=quality_percent)
+        return encode_image(pixels, output_format, text, quality_percent=quality_percent, xmp=xmp)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from services.diffusion.loading import LoadedModel
-from services.diffusion.requests import Rows
+from services.diffusion.phases import Rows
 from shared import metrics
 
 

@@ -17,7 +17,7 @@ from services.mllm.tasks import Written, carry_out, work_of
 from services.mllm.writing import PromptWriter, Sampling
 from shared import metrics
 from shared.artifacts import ArtifactStore
-from shared.contracts import EventType, GenerationPrompt, GenerationRequest, Lane
+from shared.contracts import EventType, GenerationPrompt, GenerationRequest, Lane, Task
 from shared.errors import Gone, NotFound
 from shared.jobs import Claim
 from shared.media import decode_image, extended, mask_of
@@ -129,8 +129,9 @@ class PromptJobs:
         pixels = self._load(image_id, tenant)
         if request.outpaint is not None:
             pixels, _ = extended(pixels, request.outpaint)  # black around the picture
-        mask = None if request.mask is None else mask_of(self._load(request.mask, tenant))
-        return picture_of(pixels, mask=mask)
+        if request.mask is None or request.task is Task.EDIT:  # whose mask says what may change, not what is missing
+            return picture_of(pixels)
+        return picture_of(pixels, mask=mask_of(self._load(request.mask, tenant)))
 
     def _load(self, image_id: str, tenant: str) -> Pixels:
         try:
@@ -183,6 +184,8 @@ class _Teller:
 
 
 def _prompt(written: Written) -> GenerationPrompt:
-    """Return the first prompt, with the texts of the others in it."""
+    """Return the first prompt, with the texts of the others and the caption before an edit in it."""
     first, *others = written.answer.prompts
-    return first.model_copy(update={"more": [other.text for other in others]}) if others else first
+    more = [other.text for other in others] or None
+    caption = None if written.source is None else written.source.text
+    return first.model_copy(update={"more": more, "source_caption": caption})

@@ -87,6 +87,7 @@ _ZH = {
     Writing.STORY: "请写一个图文故事，并为每一段生成一张图片：{}",
 }
 _DESCRIBE_PICTURE = ("Describe in rich detail what this picture shows", "请详细描述这张图片的内容")
+_AGAIN = ("Generate the image again, with this change: {}", "请按下面的要求修改，重新生成图片：{}")
 _LIMIT = ("Use at most {} words for the description of the image.", "图片描述请不要超过{}个英文单词。")
 
 
@@ -102,16 +103,22 @@ def wants_several(instruction: str) -> bool:
 
 
 def question(
-    task: Writing, instruction: str, *, has_picture: bool = False, max_prompt_tokens: int | None = None
+    task: Writing,
+    instruction: str,
+    *,
+    has_picture: bool = False,
+    goes_on: bool = False,
+    max_prompt_tokens: int | None = None,
 ) -> str:
     """Return the user turn that puts this to the model; of an edit, the second.
 
+    goes_on: whether a picture was asked for before, so that a bare description says what is to change in it.
     max_prompt_tokens: how long a prompt the diffusion model takes, in tokens of its text encoder; the model is
     asked for few words where that is little. It counts words, not those tokens, so it may miss.
     """
     instruction = instruction.strip()
     chinese = is_chinese(instruction)
-    asked = _put(task, instruction, has_picture=has_picture, chinese=chinese)
+    asked = _put(task, instruction, has_picture=has_picture, goes_on=goes_on, chinese=chinese)
     if max_prompt_tokens is None or max_prompt_tokens >= UNASKED_TOKENS or task is Writing.ANSWER:
         return asked
     limit = _LIMIT[chinese].format(int(max_prompt_tokens * _WORDS_PER_TOKEN))
@@ -120,13 +127,14 @@ def question(
     return f"{asked}{'' if asked.endswith(('.', '!', '?')) else '.'} {limit}"
 
 
-def _put(task: Writing, instruction: str, *, has_picture: bool, chinese: bool) -> str:
+def _put(task: Writing, instruction: str, *, has_picture: bool, goes_on: bool, chinese: bool) -> str:
     wordings = _ZH if chinese else _EN
     match task:
         case Writing.EDIT | Writing.ANSWER:
             return instruction
         case Writing.TEXT_TO_IMAGE:
-            return instruction if _asks(instruction, chinese) else wordings[task].format(instruction)
+            asking = _AGAIN[chinese] if goes_on else wordings[task]
+            return instruction if _asks(instruction, chinese) else asking.format(instruction)
         case Writing.STORY:
             is_told = _asks(instruction, chinese) or bool((_TELLS_ZH if chinese else _TELLS_EN).search(instruction))
             return instruction if is_told else wordings[task].format(instruction)

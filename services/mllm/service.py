@@ -87,7 +87,7 @@ class Service:
         return ServedModel(
             name=self.model,
             default=True,
-            tasks=[Task.TEXT_TO_IMAGE, Task.SIMILAR, Task.INPAINT, Task.OUTPAINT, Task.PROMPT],
+            tasks=list(Task),
             kind=facts.family,
             source=facts.source,
             languages=list(published.languages) if published else None,

@@ -9,11 +9,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from services.mllm.conversation import Turn
-from services.mllm.generation_prompt import Fallback
+from services.mllm.generation_prompt import CLOSE_TAG, OPEN_TAG, Fallback
 from services.mllm.instructions import SOURCE_CAPTION, Writing, question, wants_several
 from services.mllm.pictures import Picture
 from services.mllm.writing import Answer, PromptWriter, Sampling
-from shared.contracts import GenerationPrompt, GenerationRequest, Task
+from shared.contracts import GenerationPrompt, GenerationRequest, HistoryTurn, Task
 from shared.errors import InternalError
 
 
@@ -44,12 +44,23 @@ class Written:
 def work_of(request: GenerationRequest, picture: Picture | None) -> Work:
     """Return what a job's request asks of the language model."""
     writing = Writing.TEXT_TO_IMAGE if picture is None else Writing.SIMILAR
-    if request.task in (Task.INPAINT, Task.OUTPAINT):
+    if request.task in (Task.INPAINT, Task.OUTPAINT, Task.EDIT):
         writing = Writing(request.task)
     # A picture job renders one prompt, so that only a job for prompts gains from more.
     if request.task is Task.PROMPT and wants_several(request.instruction):
         writing = Writing.STORY
-    return Work(writing, request.instruction, picture, max_prompt_tokens=request.max_prompt_tokens)
+    return Work(writing, request.instruction, picture, _told(request.history), request.max_prompt_tokens)
+
+
+def _told(history: Sequence[HistoryTurn]) -> list[Turn]:
+    """Return the turns before a request as they would have been, had this model been asked for each picture."""
+    return [
+        Turn(
+            question(Writing.TEXT_TO_IMAGE, turn.instruction, goes_on=place > 0),
+            f"{OPEN_TAG} {turn.prompt} {CLOSE_TAG}",
+        )
+        for place, turn in enumerate(history)
+    ]
 
 
 async def carry_out(
@@ -82,6 +93,7 @@ async def carry_out(
             work.writing,
             work.instruction,
             has_picture=work.picture is not None,
+            goes_on=any(OPEN_TAG in (turn.answer or "") for turn in work.history),
             max_prompt_tokens=work.max_prompt_tokens,
         )
     )

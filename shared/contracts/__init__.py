@@ -6,6 +6,7 @@ They are the REST API's schemas and the queue's payloads at once, so that a fiel
 from shared.contracts.events import Event, EventType
 from shared.contracts.generation import (
     GenerationRequest,
+    HistoryTurn,
     Lane,
     Outpaint,
     OutputFormat,
@@ -18,7 +19,9 @@ from shared.contracts.generation import (
 from shared.contracts.images import UploadedImage
 from shared.contracts.jobs import (
     TERMINAL,
+    ArtifactName,
     GenerationPrompt,
+    ImageArtifact,
     ImageResult,
     Job,
     JobList,
@@ -35,11 +38,14 @@ from shared.contracts.workers import Announcement, Phase, ServedModel
 __all__ = [
     "TERMINAL",
     "Announcement",
+    "ArtifactName",
     "Event",
     "EventType",
     "FieldProblem",
     "GenerationPrompt",
     "GenerationRequest",
+    "HistoryTurn",
+    "ImageArtifact",
     "ImageResult",
     "Job",
     "JobList",

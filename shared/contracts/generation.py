@@ -20,7 +20,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from shared.contracts.webhooks import Webhook
+
 MAX_INSTRUCTION_CHARS = 8_000  # about 2,000 tokens, LLMGA's context (LLMGA.md §1.7)
+MAX_HISTORY_TURNS = 16  # more than the language model's context holds
 MAX_STEPS = 150
 MAX_CLIP_SKIP = 4
 MAX_IMAGES = 8
@@ -36,6 +39,8 @@ MAX_IMAGE_CHARS = 23_000_000  # a file of 16 MiB in base64, and the head of a da
 MAX_EXTENSION_PX = MAX_SIDE_PX  # beyond one edge; the whole picture keeps within the limits of pictures, too
 DEFAULT_FEATHER_PX, MAX_FEATHER_PX = 8, 128
 MIN_PROMPT_TOKENS, MAX_PROMPT_TOKENS = 16, 1_024
+MIN_EDIT_STRENGTH = 0.2  # of 1,000 timesteps: more than MAX_STEPS are left to step on
+DEFAULT_EDIT_STRENGTH, DEFAULT_SOURCE_GUIDANCE_SCALE = 0.75, 3.5  # LLMGA.md §4
 
 
 class Task(StrEnum):
@@ -45,6 +50,7 @@ class Task(StrEnum):
     SIMILAR = "similar"
     INPAINT = "inpaint"
     OUTPAINT = "outpaint"
+    EDIT = "edit"
     PROMPT = "prompt"
 
 
@@ -95,6 +101,9 @@ class Scheduler(StrEnum):
     UNIPC = "unipc"
     LCM = "lcm"
     HEUN = "heun"
+
+
+EDIT_SCHEDULER = Scheduler.DPMPP_2M_SDE  # can be inverted (LLMGA.md §5.4)
 
 
 class Restore(StrEnum):
@@ -212,8 +221,17 @@ def _of_different_names(adapters: tuple[Adapter, ...]) -> tuple[Adapter, ...]:
     return adapters
 
 
-class GenerationRequest(BaseModel):
-    """One request for pictures, or for a generation prompt alone."""
+class HistoryTurn(BaseModel):
+    """An earlier turn of the conversation that a request goes on from: what was asked for, and the prompt it led to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    instruction: Annotated[Words, AfterValidator(meaningful)]
+    prompt: Annotated[Words, AfterValidator(meaningful)]
+
+
+class GenerationFields(BaseModel):
+    """What can be said of a picture, each field by itself; what makes sense together is up to the kind of request."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -221,8 +239,8 @@ class GenerationRequest(BaseModel):
     image: Image | None = Field(
         default=None,
         validate_default=True,
-        description="A picture that the language model looks at, and that is painted in part or extended: the id of "
-        "an uploaded or finished one, or a PNG, JPEG or WebP file in base64 or as a data URI. Addresses are not "
+        description="A picture that the language model looks at, and that is painted in part, extended or edited: the "
+        "id of an uploaded or finished one, or a PNG, JPEG or WebP file in base64 or as a data URI. Addresses are not "
         "fetched.",
         examples=["img_3b5d5c3712955042212316173ccf37be80ac3f51"],
     )
@@ -230,7 +248,8 @@ class GenerationRequest(BaseModel):
         default=None,
         validate_default=True,
         description="Of an `inpaint`: a picture of the image's size, given like `image`, white where it is painted "
-        "anew. From a brightness of 125 on a pixel is painted; shades are kept where the new picture meets the old.",
+        "anew. From a brightness of 125 on a pixel is painted; shades are kept where the new picture meets the old. Of "
+        "an `edit`: where the image may change; found by the diffusion model if it is left out.",
     )
     outpaint: Outpaint | None = Field(
         default=None,
@@ -259,12 +278,40 @@ class GenerationRequest(BaseModel):
         "if it is left out; `similar` then starts from noise, and follows the image by its caption alone.",
         examples=[0.8],
     )
+    edit_strength: Finite | None = Field(
+        default=None,
+        ge=MIN_EDIT_STRENGTH,
+        le=1,
+        description="Of an `edit`: how far the image is taken back into noise before it is made anew, as a share; 0.75 "
+        "if it is left out (LLMGA's `skip` is what is missing to 1). The less, the closer to the image.",
+        examples=[0.6],
+    )
+    source_guidance_scale: Finite | None = Field(
+        default=None,
+        ge=0,
+        le=30,
+        description="Of an `edit`: how strictly the image's own caption is followed on the way into noise; 3.5 if it "
+        "is left out.",
+    )
+    source_prompt: Annotated[Words, AfterValidator(meaningful_or_empty)] = Field(
+        default="",
+        description="Of an `edit` that is `verbatim`, and required there: the caption of the image as it is. Otherwise "
+        "the language model writes it.",
+        examples=["a red house on a hill"],
+    )
     # The bound comes before the look at the text: a megabyte of blanks is not searched for something visible.
     instruction: Annotated[Words, AfterValidator(meaningful_or_empty)] = Field(
         default="",
         validate_default=True,
         description="What you want, in your own words; English or Chinese. Required without an `image`.",
         examples=["draw a snowman at night"],
+    )
+    history: tuple[HistoryTurn, ...] = Field(
+        default=(),
+        max_length=MAX_HISTORY_TURNS,
+        description="The conversation so far, oldest turn first, for the language model to go on from. Where it does "
+        "not fit, whole turns are left out, oldest first.",
+        examples=[[{"instruction": "draw a house", "prompt": "a small white house with a blue roof"}]],
     )
     prompt_mode: PromptMode = Field(
         default=PromptMode.REFINE,
@@ -326,6 +373,14 @@ class GenerationRequest(BaseModel):
     deterministic: Flag = Field(
         default=True, description="The same request gives the same bytes whoever shares the batch."
     )
+    webhook: Webhook | None = Field(
+        default=None, description="Where events of the job are sent, signed; only to hosts that the operator allows."
+    )
+    debug: Flag = Field(
+        default=False,
+        description="Keep pictures on the way as well: the image as it was taken, masks, what was painted before it "
+        "was restored. They are named in each picture's `artifacts`.",
+    )
     output_format: OutputFormat = OutputFormat.PNG
     output_compression: Count | None = Field(
         default=None,
@@ -341,10 +396,14 @@ class GenerationRequest(BaseModel):
         "what it is going to look like. The picture is the same with and without them.",
     )
 
+
+class GenerationRequest(GenerationFields):
+    """One request for pictures, or for a generation prompt alone."""
+
     @field_validator("image")
     @classmethod
     def _has_image(cls, image: str | None, info: ValidationInfo) -> str | None:
-        if image is None and info.data.get("task") in (Task.SIMILAR, Task.INPAINT, Task.OUTPAINT):
+        if image is None and info.data.get("task") in (Task.SIMILAR, Task.INPAINT, Task.OUTPAINT, Task.EDIT):
             raise PydanticCustomError("missing", "Field required")
         return image
 
@@ -359,16 +418,32 @@ class GenerationRequest(BaseModel):
     @field_validator("instruction")
     @classmethod
     def _says_something(cls, instruction: str, info: ValidationInfo) -> str:
-        if not instruction and "image" in info.data and info.data["image"] is None:
+        is_alone = "image" in info.data and info.data["image"] is None
+        if not instruction and (is_alone or info.data.get("task") is Task.EDIT):
             raise PydanticCustomError("missing", "Field required")
         return instruction
 
     @model_validator(mode="after")
+    def _edits_make_sense(self) -> Self:
+        own = (self.edit_strength, self.source_guidance_scale, self.source_prompt or None)
+        if self.task is not Task.EDIT:
+            if any(value is not None for value in own):
+                raise ValueError("'edit_strength', 'source_guidance_scale' and 'source_prompt' belong to task 'edit'")
+            return self
+        if self.scheduler not in (None, EDIT_SCHEDULER):
+            raise ValueError(f"task 'edit' is made with the scheduler '{EDIT_SCHEDULER}' alone")
+        if self.guidance_rescale or self.guidance_interval != (0.0, 1.0):
+            raise ValueError("task 'edit' guides every step alike: no 'guidance_rescale', no 'guidance_interval'")
+        if bool(self.source_prompt) != (self.prompt_mode is PromptMode.VERBATIM):
+            raise ValueError("task 'edit' needs a 'source_prompt' if it is 'verbatim', and takes none otherwise")
+        return self
+
+    @model_validator(mode="after")
     def _stages_make_sense(self) -> Self:
         if self.image is not None and self.task is Task.TEXT_TO_IMAGE:
-            raise ValueError("task 'text_to_image' takes no image; 'similar', 'inpaint', 'outpaint' and 'prompt' do")
-        if self.mask is not None and self.task is not Task.INPAINT:
-            raise ValueError("a mask belongs to task 'inpaint'")
+            raise ValueError("task 'text_to_image' takes no image; all others do")
+        if self.mask is not None and self.task not in (Task.INPAINT, Task.EDIT):
+            raise ValueError("a mask belongs to tasks 'inpaint' and 'edit'")
         if self.outpaint is not None and self.task is not Task.OUTPAINT:
             raise ValueError("'outpaint' belongs to the task of that name")
         if self.restore is Restore.ON and self.task not in (Task.INPAINT, Task.OUTPAINT):
@@ -381,6 +456,8 @@ class GenerationRequest(BaseModel):
             raise ValueError("task 'prompt' asks the language model to write a prompt; it cannot be 'verbatim'")
         if self.task is Task.PROMPT and self.approve:
             raise ValueError("task 'prompt' ends when the prompt is written; there is nothing to approve")
+        if self.history and self.prompt_mode is PromptMode.VERBATIM:
+            raise ValueError("a verbatim prompt is not written by the language model, who is told the 'history'")
         if self.approve and self.prompt_mode is PromptMode.VERBATIM:
             raise ValueError("a verbatim prompt is yours already; 'approve' applies to refined prompts")
         if self.output_compression is not None and self.output_format is OutputFormat.PNG:

@@ -37,6 +37,7 @@ class GenerationPrompt(BaseModel):
 
     text: str
     source: Literal["mllm", "verbatim", "edited"]
+    source_caption: str | None = Field(default=None, description="Of an `edit`: the caption of the image as it is.")
     model: str | None = Field(default=None, description="The language model that wrote it.")
     finish_reason: str | None = Field(default=None, description="Why the language model stopped: `stop` or `length`.")
     completion_tokens: int | None = Field(default=None, description="Tokens that the language model generated.")
@@ -56,6 +57,31 @@ class GenerationPrompt(BaseModel):
     truncated_tokens: int | None = Field(default=None, description="How many of those did not fit the text encoder.")
 
 
+class ArtifactName(StrEnum):
+    """Pictures on the way to a finished one."""
+
+    INPUT = "input"
+    MASK = "mask"
+    MASKED_INPUT = "masked_input"
+    UNRESTORED = "unrestored"
+
+
+class ImageArtifact(BaseModel):
+    """A picture on the way to a finished one, kept beside it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: ArtifactName = Field(
+        description="`mask`: white where the picture could change. `input`, `masked_input`: what it was made from. "
+        "`unrestored`: with what was painted put in as it was rendered."
+    )
+    id: str
+    url: str = Field(description="Path on this server.")
+    media_type: str
+    width: int
+    height: int
+
+
 class ImageResult(BaseModel):
     """One finished picture."""
 
@@ -70,6 +96,9 @@ class ImageResult(BaseModel):
     bytes: int
     sha256: str
     seed: int
+    artifacts: list[ImageArtifact] = Field(
+        default_factory=list, description="Of an `edit` its mask; with `debug` of all tasks what there is on the way."
+    )
 
 
 class Progress(BaseModel):
@@ -113,6 +142,8 @@ class Job(BaseModel):
     attempts: int = Field(description="Times that the present stage was started.")
     created_at: float = Field(description="Unix time in seconds, by the queue's clock.")
     updated_at: float
+    session_id: str | None = Field(default=None, description="The session that it is a turn of.")
+    turn: int | None = Field(default=None, description="Its number among the turns of that session.")
     request: GenerationRequest = Field(description="The request with every value filled in that was left open.")
     prompt: GenerationPrompt | None = None
     images: list[ImageResult] = Field(default_factory=list)

@@ -9,6 +9,7 @@ from shared.jobs.claim import Claim
 from shared.jobs.consumer import Consumer
 from shared.jobs.follower import EventFollower
 from shared.jobs.leases import JobCanceled, LeaseKeeper, LeaseLost
+from shared.jobs.placement import Placement
 from shared.jobs.queue import DEFAULT_TENANT, JobQueue
 from shared.jobs.server import UnfitServer, check_server, connect
 from shared.jobs.submission import Submitted
@@ -22,6 +23,7 @@ __all__ = [
     "JobQueue",
     "LeaseKeeper",
     "LeaseLost",
+    "Placement",
     "Submitted",
     "UnfitServer",
     "check_server",

@@ -30,14 +30,11 @@ from shared.contracts import (
     Task,
 )
 from shared.contracts.limits import FREE, UNLIMITED, Charge, Limits, Standing
-from shared.errors import (
-    InvalidRequest,
-    NotAwaitingApproval,
-    NotFound,
-)
+from shared.errors import InvalidRequest, NotAwaitingApproval, NotFound
 from shared.jobs.claim import Claim
-from shared.jobs.records import job_from, job_of
-from shared.jobs.refusals import limit_exceeded, queue_full
+from shared.jobs.placement import Placement
+from shared.jobs.records import job_from, job_of, jobs_of
+from shared.jobs.refusals import limit_exceeded, no_turn, queue_full
 from shared.jobs.scripts import Scripts, load_sources
 from shared.jobs.server import client_errors
 from shared.jobs.submission import Submitted, known_job, present
@@ -110,11 +107,12 @@ class JobQueue:
         idempotency_key: str | None = None,
         limits: Limits = UNLIMITED,
         charge: Charge = FREE,
+        placement: Placement | None = None,
     ) -> Submitted:
         """Accept a job. Submitting the same `job_id` and body again changes nothing.
 
         `charge` goes off the tenant's units of the day, and comes back for each stage that is never begun and for a
-        job that fails.
+        job that fails. With a `placement` the job becomes a turn of a session in the same step.
 
         Raises:
             RateLimited, TooManyJobs, QuotaExceeded: one of the tenant's limits is reached.
@@ -122,6 +120,7 @@ class JobQueue:
             IdempotencyConflict: the key came before with another body.
             Gone: the key came before, and its job is no longer kept.
             InvalidRequest: the request is larger than `max_job_bytes`.
+            NotFound, SessionFull: the session is not there, or takes no more.
             QueueUnavailable: the server cannot take it now.
         """
         _check_name("job id", job_id)
@@ -153,10 +152,14 @@ class JobQueue:
                 limits=limits,
                 charge=charge,
                 task=request.task,
+                webhook=request.webhook,
+                placement=placement,
             )
         if reply.outcome == "limited":
             metrics.LIMITED_REQUESTS.labels(limit=reply.limit).inc()
             raise limit_exceeded(reply.limit, reply.wait_ms, reply.drain_rate, reply.standing)
+        if reply.outcome in ("no session", "session full"):
+            raise no_turn(reply.limit)
         if reply.outcome == "full":
             raise queue_full(self.settings.max_queued, reply.drain_rate)
         known = known_job(reply)
@@ -221,7 +224,7 @@ class JobQueue:
             page, last = await self.scripts.list_jobs(
                 tenant=tenant, after=after or "", limit=limit, status=status, task=task
             )
-        return JobList(data=[job_of(view, job_id) for job_id, view in page], next=last or None)
+        return JobList(data=await jobs_of(page), next=last or None)
 
     async def cancel(self, job_id: str, *, tenant: str = DEFAULT_TENANT) -> Job:
         """Cancel a job: final at once, its attempt token dies. A job that has ended is returned as it is.

@@ -1,6 +1,7 @@
 """From the hash that the server keeps to the job record that clients see."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterable, Mapping
 
 from pydantic import TypeAdapter
 
@@ -21,6 +22,8 @@ from shared.contracts import (
 from shared.jobs.estimates import Outlook, remaining_ms
 from shared.jobs.scripts import View
 
+_TURN_JOBS = 16  # one or two milliseconds
+
 _IMAGES = TypeAdapter(list[ImageResult])
 
 
@@ -38,6 +41,16 @@ def job_of(view: View, job_id: str, request: GenerationRequest | None = None) ->
             job.queue = QueuePosition(position=view.outlook.loads[0].earlier)
         job.eta_s = _eta_s(job, view.outlook, view.record)
     return job
+
+
+async def jobs_of(page: Iterable[tuple[str, View]]) -> list[Job]:
+    """Return the records of viewed jobs, and let others have their turn in between: many records take a while."""
+    jobs: list[Job] = []
+    for job_id, view in page:
+        jobs.append(job_of(view, job_id))
+        if len(jobs) % _TURN_JOBS == 0:
+            await asyncio.sleep(0)
+    return jobs
 
 
 def _eta_s(job: Job, outlook: Outlook, record: Mapping[str, str]) -> float | None:
@@ -61,6 +74,8 @@ def job_from(record: Mapping[str, str], job_id: str, request: GenerationRequest 
         attempts=int(record["attempts"]),
         created_at=int(record["created"]) / 1000,
         updated_at=int(record["updated"]) / 1000,
+        session_id=record.get("session"),
+        turn=int(record["turn"]) if "turn" in record else None,
         request=request,
         prompt=GenerationPrompt.model_validate_json(prompt) if prompt else None,
         images=_IMAGES.validate_json(record["images"]) if "images" in record else [],

@@ -3,7 +3,16 @@
 import math
 
 from shared.contracts.limits import Standing
-from shared.errors import LimitExceeded, QueueFull, QuotaExceeded, RateLimited, TooManyJobs
+from shared.errors import (
+    LimitExceeded,
+    LLMGAError,
+    NotFound,
+    QueueFull,
+    QuotaExceeded,
+    RateLimited,
+    SessionFull,
+    TooManyJobs,
+)
 
 MIN_RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1, 300
 UNMEASURED_RETRY_AFTER_S = 30  # nothing has finished yet, so nothing is known
@@ -28,6 +37,13 @@ def limit_exceeded(limit: str, wait_ms: int, drain_rate: float, standing: Standi
     left = 0 if standing.units is None else standing.units.amount
     detail = f"The job costs more than the {left} cost units that you have left for today."
     return QuotaExceeded(detail, retry_after_s=_whole_seconds(wait_ms), standing=standing)
+
+
+def no_turn(full_of: str) -> LLMGAError:
+    """Return why a session takes no turn: it is full of `turns` or `bytes`, or it is not there."""
+    if full_of:
+        return SessionFull(f"The session holds as many {full_of} as a session may.")
+    return NotFound("There is no session of that id.")
 
 
 def _until_drained(jobs: float, drain_rate: float) -> int:

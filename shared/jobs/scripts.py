@@ -1,7 +1,7 @@
 """The Lua transitions and their typed signatures.
 
 Each file of `lua/` becomes one script: its first line (the flags), the prelude that all share, its own body; those that
-are limited by tenant get `limits.lua` between the two.
+are limited by tenant get `limits.lua` between the two, those that add to sessions `sessions.lua`.
 Flags matter: a script without `allow-oom` is refused as a whole when the server's memory is full, so only
 transitions that bring in new work (`submit`, `spend`, `approve`, `replay`) lack it; running jobs can always end.
 
@@ -21,14 +21,18 @@ from redis.asyncio import Redis
 
 from shared.contracts import JobStatus, Lane, Stage, Task
 from shared.contracts.limits import UNBOUNDED, UNIT, Charge, Left, Limits, Standing
+from shared.contracts.webhooks import Webhook
 from shared.errors import AttemptsExhausted, DeadlineExceeded, JobError
 from shared.jobs.estimates import Load, Outlook
+from shared.jobs.placement import Placement
 from shared.settings import QueueSettings
 
 FOLDER = Path(__file__).parent / "lua"
 PRELUDE = "prelude"
 LIMITS = "limits"
+SESSIONS = "sessions"
 LIMITED = frozenset({"submit", "spend"})  # the scripts that ask for a tenant's limits
+IN_SESSIONS = frozenset({"submit"})
 
 _EXHAUSTED = AttemptsExhausted("The job was started as often as allowed, and no attempt came to an end.")
 _EXPIRED = DeadlineExceeded("The job's deadline passed while it was waiting.")
@@ -55,7 +59,8 @@ class View:
 class ViewReply:
     """Outcome of a transition with the job as it is then, if the outcome comes with one.
 
-    `limit`: the one of `Standing` that refuses the job; `wait_ms`: until it may be asked for again, -1 when unknown.
+    `limit`: what refuses the job, one of `Standing` or of its session; `wait_ms`: until it may be asked for again, -1
+    when unknown.
     """
 
     outcome: str
@@ -110,7 +115,7 @@ class Scripts:
             settings.idempotency_s,
             settings.ageing_ms,
         )
-        names = sources.keys() - {PRELUDE, LIMITS}
+        names = sources.keys() - {PRELUDE, LIMITS, SESSIONS}
         self._scripts = {name: redis.register_script(self.source(name)) for name in names}
         self._exhausted = _problem(_EXHAUSTED)
         self._expired = _problem(_EXPIRED)
@@ -118,9 +123,14 @@ class Scripts:
 
     def source(self, name: str) -> str:
         """Return the whole text of a script."""
-        flags, _, body = self.sources[name].partition("\n")
         limits = self.sources[LIMITS] if name in LIMITED else ""
-        return f"{flags}\n{self.sources[PRELUDE]}\n{limits}\n{body}"
+        sessions = self.sources[SESSIONS] if name in IN_SESSIONS else ""
+        return self.compose(self.sources[name], limits, sessions)
+
+    def compose(self, script: str, *fragments: str) -> str:
+        """Return a script with everything that it needs between its flags and its body."""
+        flags, _, body = script.partition("\n")
+        return "\n".join((flags, self.sources[PRELUDE], *fragments, body))
 
     def arguments(self, *own: str | int) -> list[str | int]:
         """Return the arguments of a script: the limits, then its own."""
@@ -146,8 +156,17 @@ class Scripts:
         limits: Limits,
         charge: Charge,
         task: Task,
+        webhook: Webhook | None,
+        placement: Placement | None,
     ) -> ViewReply:
-        """Accept a job: `created`, `known` (by its idempotency key), `conflict`, `gone`, `limited` or `full`."""
+        """Accept a job: `created`, `known` (by its idempotency key), `conflict`, `gone`, `limited`, `full`.
+
+        With a placement also `no session` and `session full`.
+        """
+        turn: tuple[str | int, ...] = ("",)
+        if placement is not None:
+            bounds = (placement.max_turns, placement.max_bytes, placement.retention_s)
+            turn = (placement.session_id, placement.record, *bounds)
         reply = await self._call(
             "submit",
             job_id,
@@ -168,6 +187,9 @@ class Scripts:
             charge.prompt,
             charge.render,
             task,
+            "" if webhook is None else webhook.url,
+            "" if webhook is None else f" {' '.join(webhook.events)} ",
+            *turn,
         )
         return _submit_reply(reply)
 
@@ -292,6 +314,8 @@ def _submit_reply(reply: Sequence[Any]) -> ViewReply:
             return ViewReply("created", _view(view), standing=_standing(standing))
         case ["limited", limit, wait_ms, rate, standing]:
             return ViewReply("limited", None, float(rate), limit, wait_ms, _standing(standing))
+        case ["session full", limit]:
+            return ViewReply("session full", limit=limit)
         case _:
             return _view_reply(reply)
 

@@ -8,7 +8,7 @@ reader of our own, before a decoder sees a byte; the decoder's own words never r
 from shared.media.decoding import decode_image, decode_opacity
 from shared.media.encoding import encode_image, read_text
 from shared.media.headers import Header, ImageLimits, read_header
-from shared.media.inline import inline_bytes
+from shared.media.inline import inline_bytes, inline_text
 from shared.media.masks import PAINTED, PAINTED_FROM, check_canvas, check_mask, extended, mask_of
 from shared.media.provenance import SourceType, xmp_packet
 from shared.media.thumbnails import encode_thumbnail
@@ -27,6 +27,7 @@ __all__ = [
     "encode_thumbnail",
     "extended",
     "inline_bytes",
+    "inline_text",
     "mask_of",
     "read_header",
     "read_text",

@@ -9,6 +9,7 @@ import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _MAX_PROFILE_BYTES = 4 * 1024 * 1024  # printers' CMYK profiles have up to 3 MB
+_ROWS_AT_ONCE = 256
 _PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 _log = logging.getLogger("llmga.media")
@@ -76,7 +78,7 @@ def _decoded(data: bytes, limits: ImageLimits | None) -> Iterator[Image.Image]:
                 raise damaged(header.format, "its headers contradict each other")
             image.load()
             yield image
-    except InvalidImage:
+    except (InvalidImage, MemoryError):
         raise
     except Exception as error:  # a decoder may raise anything on hostile data; its words stay in the log
         _log.info("a picture could not be decoded", exc_info=error)
@@ -99,14 +101,22 @@ def _orientation(image: Image.Image) -> int:
 def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """Return the colors as L, RGB or CMYK, and the opacity as L if there is any."""
     if image.mode.startswith("I"):  # 16-bit gray
-        samples = np.asarray(image).astype(np.float64) / 257  # 65,535 / 255
-        return Image.fromarray(np.clip(np.rint(samples), 0, 255).astype(np.uint8)), None
+        return Image.fromarray(_eight_bits(np.asarray(image))), None
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         whole = image.convert("RGBA")
         return whole.convert("RGB"), whole.getchannel("A")
     if image.mode in {"L", "RGB", "CMYK"}:
-        return image.copy(), None
+        return image, None
     return image.convert("L" if image.mode == "1" else "RGB"), None
+
+
+def _eight_bits(samples: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return 16-bit samples in 8 bits, some rows at a time, because what is computed takes eight times the memory."""
+    reduced = np.empty(samples.shape, np.uint8)
+    for row in range(0, len(samples), _ROWS_AT_ONCE):
+        rows = slice(row, row + _ROWS_AT_ONCE)
+        reduced[rows] = np.clip(np.rint(samples[rows] / 257), 0, 255)  # 65,535 / 255
+    return reduced
 
 
 def _to_srgb(color: Image.Image, profile: object) -> Image.Image:
@@ -121,6 +131,8 @@ def _to_srgb(color: Image.Image, profile: object) -> Image.Image:
                 converted = ImageCms.profileToProfile(color, source, target, outputMode="RGB")
                 if converted is not None:
                     return converted
+        except MemoryError:
+            raise
         except Exception as error:
             _log.info("a color profile was ignored", exc_info=error)
     return color.convert("RGB")

@@ -12,8 +12,12 @@ import pytest
 
 from gateway import negotiation, pictures, resolve
 from gateway.app import create_app
+from gateway.sessions import composition
+from gateway.webhooks import terms
 from shared import errors, validation
 from shared.contracts import EventType, GenerationRequest, Job, JobStatus, Problem, Scheduler, UploadedImage
+from shared.contracts.sessions import Turn, TurnRequest
+from shared.contracts.webhooks import Webhook, WebhookEvent, WebhookMessage
 from shared.settings import Settings
 from tests.gateway.conftest import House
 
@@ -40,7 +44,7 @@ def _column(text: str, number: int = 0) -> list[str]:
 def test_every_call_is_listed() -> None:
     listed = {tuple(word.split(" ")) for word in _column(_section("Calls"))}
     described = {
-        (method.upper(), path.replace("{job_id}", "{id}").replace("{image_id}", "{id}"))
+        (method.upper(), re.sub(r"\{(job|image|session)_id\}", "{id}", path))
         for path, methods in create_app(Settings()).openapi()["paths"].items()
         for method in methods
         if method != "head"
@@ -57,6 +61,19 @@ def test_every_field_of_a_request_is_listed() -> None:
 def test_every_field_of_a_job_and_every_status_is_listed() -> None:
     words = _column(_section("Look at a job"))
     assert set(words) == set(Job.model_fields) | set(JobStatus)
+
+
+def test_every_field_of_a_turn_is_listed() -> None:
+    places = set(TurnRequest.model_fields) - set(GenerationRequest.model_fields)
+    assert set(_column(_section("Say what comes next").partition("It answers")[0])) == places
+    assert set(_column(_section("Look at a session"))) == set(Turn.model_fields)
+
+
+def test_every_field_of_a_webhook_is_listed() -> None:
+    asked, _, sent = _section("Webhooks").partition("`GET /v1/webhooks` lists")
+    assert set(_column(asked)) == set(Webhook.model_fields)
+    assert set(WebhookEvent) <= set(_column(asked, 2))
+    assert set(_column(sent)) == set(WebhookMessage.model_fields)
 
 
 def test_every_field_of_an_upload_is_listed() -> None:
@@ -84,7 +101,9 @@ def test_every_error_is_listed_with_its_status() -> None:
 
 def test_every_code_of_a_field_is_listed() -> None:
     table = _section("Errors").partition("| code in `errors`")[2].partition("A job that fails")[0]
-    source = "".join(inspect.getsource(module) for module in (validation, negotiation, pictures, resolve))
+    source = "".join(
+        inspect.getsource(module) for module in (validation, negotiation, pictures, resolve, composition, terms)
+    )
     raised = set(re.findall(r'return "(\w+)",', source))
     raised |= set(re.findall(r'code="(\w+)"', source)) | set(validation._VALIDATOR_CODES.values())
     raised |= {"out_of_range", "not_valid", "wrong_type", "too_large"}

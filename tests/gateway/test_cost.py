@@ -46,6 +46,12 @@ def test_steps_that_an_image_spares_are_not_charged() -> None:
     assert charge(**similar).render == UNIT
 
 
+def test_an_edit_costs_its_way_into_noise_and_out_of_it_and_the_search_for_a_mask() -> None:
+    edit = {"prompt_mode": PromptMode.REFINE, "task": Task.EDIT, "image": "img_1"}
+    assert charge(**edit).render == pytest.approx(2.2 * UNIT, abs=1)
+    assert charge(**edit, mask="img_2").render == 2 * UNIT
+
+
 def test_a_prompt_is_charged_by_itself() -> None:
     refined = charge(prompt_mode=PromptMode.REFINE)
     assert refined == Charge(prompt=round(PROMPT_UNITS * UNIT), render=UNIT)

@@ -26,6 +26,8 @@ from shared.contracts import (
     Problem,
     UploadedImage,
 )
+from shared.contracts.sessions import Session, SessionList, SessionRequest, SessionSummary, TurnRequest
+from shared.contracts.webhooks import WebhookTerms
 from shared.settings import Settings
 from tests.gateway.conftest import House, until
 
@@ -48,6 +50,12 @@ PARTS: dict[str, TypeAdapter[Any]] = {
         "ChatBody": ChatBody,
         "ChatCompletion": ChatCompletion,
         "OpenAIErrorEnvelope": OpenAIErrorEnvelope,
+        "SessionRequest": SessionRequest,
+        "SessionSummary": SessionSummary,
+        "SessionList": SessionList,
+        "Session": Session,
+        "TurnRequest": TurnRequest,
+        "WebhookTerms": WebhookTerms,
     }.items()
 }
 
@@ -136,6 +144,8 @@ async def test_what_is_answered_is_described(house: House, description: dict[str
     body = {"instruction": "a"}
     finished = await house.http.post("/v1/generations", json=body, headers={"Prefer": "wait=60"})
     image = finished.json()["images"][0]["id"]
+    session_id = (await house.http.post("/v1/sessions")).json()["id"]
+    doomed_id = (await house.http.post("/v1/sessions")).json()["id"]
     paths = description["paths"]
     calls = [
         ("post", "/v1/generations", {}, {"json": body}),
@@ -155,6 +165,16 @@ async def test_what_is_answered_is_described(house: House, description: dict[str
         ("post", "/v1/jobs/{job_id}/cancel", {"job_id": job.id}, {}),
         ("post", "/v1/jobs/{job_id}/approve", {"job_id": job.id}, {}),
         ("post", "/v1/generations", {}, {"json": {"task": "similar", "image": "!"}}),
+        ("post", "/v1/sessions", {}, {"json": {"name": "a"}}),
+        ("post", "/v1/sessions", {}, {"json": {"nane": "a"}}),
+        ("get", "/v1/sessions", {}, {}),
+        ("get", "/v1/webhooks", {}, {}),
+        ("post", "/v1/sessions/{session_id}/turns", {"session_id": session_id}, {"json": body}),
+        ("post", "/v1/sessions/{session_id}/turns", {"session_id": session_id}, {"json": {"parent": 9}}),
+        ("post", "/v1/sessions/{session_id}/turns", {"session_id": "nope"}, {"json": body}),
+        ("get", "/v1/sessions/{session_id}", {"session_id": session_id}, {}),
+        ("delete", "/v1/sessions/{session_id}", {"session_id": doomed_id}, {}),
+        ("delete", "/v1/sessions/{session_id}", {"session_id": doomed_id}, {}),
         ("post", "/v1/images", {}, {"json": {"image": examples.PIXEL}}),
         ("post", "/v1/images", {}, {"json": {}}),
         ("post", "/v1/images", {}, {"content": b"{", "headers": {"Content-Type": "application/json"}}),

@@ -34,6 +34,7 @@ BOTH = Offers.of([worker(Stage.PROMPT, PROMPT_MODEL), worker(Stage.RENDER, RENDE
 def test_every_open_value_is_filled() -> None:
     resolved = resolve(GenerationRequest(instruction="a"), BOTH, seed=5)
     optional = {"deadline_s", "image", "mask", "outpaint", "strength", "output_compression"}
+    optional |= {"edit_strength", "source_guidance_scale"}
     assert None not in resolved.request.model_dump(exclude=optional).values()
     assert resolved.request.seed == 5
     assert resolved.stage is Stage.PROMPT
@@ -224,3 +225,26 @@ def test_a_restoration_that_is_insisted_on_needs_a_network_at_every_worker_of_th
         resolve(request, mixed, seed=1)
     assert [(problem.field, problem.code) for problem in refused.value.errors] == [("restore", "not_offered")]
     assert resolve(request.model_copy(update={"restore": Restore.AUTO}), mixed, seed=1).stage is Stage.PROMPT
+
+
+def test_an_edit_gets_what_the_original_edits_with() -> None:
+    edit = GenerationRequest(task=Task.EDIT, image=IMAGE, instruction="at night")
+    resolved = resolve(edit, BOTH, seed=1)
+    request = resolved.request
+    assert (request.edit_strength, request.source_guidance_scale) == (0.75, 3.5)
+    assert request.scheduler is Scheduler.DPMPP_2M_SDE, "whatever the model offers for other tasks"
+    assert (resolved.stage, resolved.prompt) == (Stage.PROMPT, None)
+    GenerationRequest.model_validate_json(request.model_dump_json())
+    chosen = edit.model_copy(update={"edit_strength": 0.5, "source_guidance_scale": 0.0})
+    request = resolve(chosen, BOTH, seed=1).request
+    assert (request.edit_strength, request.source_guidance_scale) == (0.5, 0.0)
+
+
+def test_an_edit_with_both_captions_needs_no_language_model() -> None:
+    edit = GenerationRequest(
+        task=Task.EDIT, image=IMAGE, instruction="a hill at night", source_prompt="a hill", prompt_mode="verbatim"
+    )
+    resolved = resolve(edit, Offers.of([worker(Stage.RENDER, RENDER_MODEL)]), seed=1)
+    assert resolved.stage is Stage.RENDER
+    assert resolved.prompt is not None
+    assert (resolved.prompt.text, resolved.prompt.source_caption) == ("a hill at night", "a hill")

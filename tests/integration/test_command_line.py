@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.system import System
+from tests.system import MODELS, System
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -37,7 +37,7 @@ def test_generate_finds_the_running_system_and_saves_the_pictures(system: System
 
 def test_models_that_are_served_are_listed(system: System, tmp_path: Path) -> None:
     done = llmga(system, tmp_path, "models")
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["llmga-tiny", "llmga-tiny-sd15"]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == MODELS
 
 
 def test_demo_uses_the_running_system_and_leaves_it_running(system: System, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from openai.types import ImageEditCompletedEvent, ImageGenCompletedEvent, ImageG
 from openai.types.chat import ChatCompletionMessageParam
 from PIL import Image, ImageDraw
 
-from tests.system import ANSWER_S, System
+from tests.system import ANSWER_S, MODELS, System
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -111,7 +111,7 @@ def test_picture_becomes_a_variation(client: OpenAI) -> None:
 
 
 def test_models_of_both_stages_are_listed(client: OpenAI) -> None:
-    assert {model.id for model in client.models.list()} == {"llmga-tiny", "llmga-tiny-sd15"}
+    assert {model.id for model in client.models.list()} == set(MODELS)
     assert client.models.retrieve("llmga-tiny").id == "llmga-tiny"
 
 
@@ -226,7 +226,7 @@ def test_node_client_makes_every_call_and_sees_proper_exceptions(system: System,
     assert [event.get("index") for event in results["stream"]] == [0, 1, None]
     assert results["edit"]["isPng"]
     assert results["variation"]["url"].startswith(system.run.url)
-    assert set(results["models"]) == {"llmga-tiny", "llmga-tiny-sd15"}
+    assert set(results["models"]) == set(MODELS)
     assert results["chat"]["text"]
     assert results["chat"]["end"] in {"stop", "length"}
     assert [(one["kind"], one["status"], one["code"]) for one in results["refusals"]] == [

@@ -21,6 +21,7 @@ BOUNDED = {
     "format": "an enumeration",
     "limit": "the limits that a tenant has",
     "restoration": "an enumeration",
+    "outcome": "how an attempt can end",
 }
 UNITS = {
     "requests",
@@ -37,6 +38,7 @@ UNITS = {
     "images",
     "bytes",
     "recompiles",
+    "deliveries",
     "levels",
 }
 KINDS = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}

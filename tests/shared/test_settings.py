@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from shared.settings import DELIMITER, PREFIX, Settings, SettingsError, describe, help_text, markdown, worker_name
+from shared.webhooks.settings import WebhookSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -151,9 +152,12 @@ def test_a_password_is_neither_in_the_representation_nor_in_a_problem() -> None:
     [
         {"LLMGA_QUEUE__LEASE_MS": "60000", "LLMGA_QUEUE__RETENTION_S": "60", "LLMGA_QUEUE__IDEMPOTENCY_S": "60"},
         {"LLMGA_QUEUE__IDEMPOTENCY_S": "86401"},
+        {"LLMGA_SESSIONS__RETENTION_S": "86401"},
+        {"LLMGA_WEBHOOKS__HOSTS": "hooks.example.com"},
         {"LLMGA_GATEWAY__METRICS_PORT": "8080"},
         {"LLMGA_MLLM__METRICS_PORT": "8001"},
         {"LLMGA_MLLM__MAX_TOKENS": "2048"},
+        {"LLMGA_DIFFUSION__C2PA_KEY": "/key.pem"},
         {"LLMGA_DIFFUSION__DEFAULT_MODEL": "xl", "LLMGA_DIFFUSION__MODELS": '{"sd15": "/m"}'},
     ],
     ids=lambda environ: "+".join(environ),
@@ -161,6 +165,31 @@ def test_a_password_is_neither_in_the_representation_nor_in_a_problem() -> None:
 def test_settings_that_contradict_each_other_are_refused(environ: dict[str, str]) -> None:
     (problem,) = problems(environ)
     assert any(name in problem for name in environ)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("HOSTS", value) for value in ("hooks.example.com/x", "ftp://hooks.example.com", "*", "a b")),
+        *(("SECRET", value) for value in ("hello", "whsec_", "whsec_AAAA", "whsec_!", "A" * 32)),
+    ],
+)
+def test_what_webhooks_cannot_be_sent_or_signed_with_is_refused(name: str, value: str) -> None:
+    (problem,) = problems({f"LLMGA_WEBHOOKS__{name}": value})
+    assert problem.startswith(f"LLMGA_WEBHOOKS__{name}: ")
+
+
+def test_hosts_of_webhooks_have_one_form() -> None:
+    hosts = "Hooks.example.com, hooks.example.com:8443,http://10.0.0.5:8080, [2606:4700::1]"
+    assert WebhookSettings(hosts=hosts).origins == {
+        *("https://hooks.example.com:443", "https://hooks.example.com:8443"),
+        *("http://10.0.0.5:8080", "https://[2606:4700::1]:443"),
+    }
+
+
+def test_sessions_are_kept_as_long_as_pictures_unless_it_is_said() -> None:
+    assert Settings.load({"LLMGA_ARTIFACTS__RETENTION_S": "3600"}).session_retention_s == 3_600
+    assert Settings.load({"LLMGA_SESSIONS__RETENTION_S": "60"}).session_retention_s == 60
 
 
 def test_a_contradiction_that_a_fault_alone_makes_is_not_reported() -> None:

@@ -166,8 +166,8 @@ class Collate:
     """Stacks examples and draws the noise of their losses.
 
     `input_ids` (and `second_ids`) are the pieces of all prompts, int64 (pieces, 77); `chunks` says how many of them
-    each prompt has. Masks are uint8 (b, 1, h, w), 1 where the picture is to be painted. A `timestep_shift` above 1 draws
-    noisy timesteps more often (Esser et al. 2024, eq. 23, with the timestep as a share of all); 1 draws all evenly.
+    each prompt has. Masks are uint8 (b, 1, h, w), 1 where the picture is to be painted. A `timestep_shift` above 1
+    draws noisy timesteps more often (Esser et al. 2024, eq. 23, with the timestep as a share of all), 1 all evenly.
     """
 
     size: int

@@ -83,15 +83,17 @@ class PromptPair:
     """What guides a picture: the prompt, and the negative prompt where there is guidance.
 
     zero_negative: the unconditional embedding is zero (SDXL without a negative prompt); `negative` is absent then.
+    source: of an edit, the caption of the picture as it is.
     """
 
     prompt: Tokenized
     negative: Tokenized | None
     zero_negative: bool = False
+    source: Tokenized | None = None
 
     @property
     def length(self) -> int:
-        """Positions of both embeddings."""
+        """Positions of each embedding."""
         return self.prompt.length
 
 
@@ -104,27 +106,33 @@ def tokenize(
     weighted: bool = True,
     second: Vocabulary | None = None,
     zero_empty_negative: bool = False,
+    source: str | None = None,
+    weighted_source: bool = False,
 ) -> PromptPair:
     """Tokenize a prompt and its negative prompt (`None` without guidance).
 
     weighted: whether the prompt's brackets are weight syntax; a negative prompt is always a person's.
     second: SDXL's second tokenizer; its prompts have no weight syntax.
     zero_empty_negative: an empty negative prompt stands for an embedding of zeros (`force_zeros_for_empty_prompt`).
+    source: of an edit, the caption of the picture as it is; `weighted_source`: whether its brackets are weight syntax.
+        The original cuts it to 77 ids for one of its steps, and to other lengths for the others (LLMGA.md §5.4); here
+        all texts get one form.
     """
     is_zero = zero_empty_negative and negative == ""
-    texts = [prompt] if negative is None or is_zero else [prompt, negative]
+    texts = {"prompt": prompt, "negative": None if is_zero else negative, "source": source}
+    given = {role: text for role, text in texts.items() if text is not None}
     if encoding is PromptEncoding.STOCK:
-        pair = [_stock(vocabulary, second, text) for text in texts]
+        forms = {role: _stock(vocabulary, second, text) for role, text in given.items()}
     else:
         has_weights = second is None
-        content = [
-            _content(vocabulary, text, weighted=has_weights and (weighted or index > 0))
-            for index, text in enumerate(texts)
-        ]
-        longest = max(len(ids) for ids, _ in content)
+        by_a_person = {"prompt": weighted, "negative": True, "source": weighted_source}
+        content = {
+            role: _content(vocabulary, text, weighted=has_weights and by_a_person[role]) for role, text in given.items()
+        }
+        longest = max(len(ids) for ids, _ in content.values())
         chunks = min(max(math.ceil(longest / CONTENT), 1), _max_chunks(encoding, is_sdxl=second is not None))
-        pair = [_long(vocabulary, second, ids, weights, chunks) for ids, weights in content]
-    return PromptPair(pair[0], pair[1] if len(pair) > 1 else None, zero_negative=is_zero)
+        forms = {role: _long(vocabulary, second, ids, weights, chunks) for role, (ids, weights) in content.items()}
+    return PromptPair(forms["prompt"], forms.get("negative"), is_zero, forms.get("source"))
 
 
 def training_form(

@@ -11,7 +11,11 @@ end
 redis.call('HSET', job_key(id), 'approved', choice, 'attempts', 0)
 if choice ~= '' then
   local written = cjson.decode(redis.call('HGET', job_key(id), 'prompt'))
-  if '=' .. written.text ~= choice then redis.call('HSET', job_key(id), 'prompt', edited) end
+  if '=' .. written.text ~= choice then
+    local prompt = cjson.decode(edited)
+    prompt.source_caption = written.source_caption -- of the picture before an edit: what stays as it is
+    redis.call('HSET', job_key(id), 'prompt', cjson.encode(prompt))
+  end
 end
 redis.call('ZREM', deadlines, id)
 job.stage = 'render'

@@ -17,7 +17,8 @@ for n = 4, #ARGV - LIMITS, 2 do
     redis.call('HSET', job_key(id),
       'step:' .. progress.index, progress.step, 'total_steps', progress.total_steps, 'updated', now_ms)
   end
-  redis.call('XADD', events_key(id), '*', 'type', event, 'data', data)
+  local entry = redis.call('XADD', events_key(id), '*', 'type', event, 'data', data)
+  if event == 'image.completed' then deliver(id, event, data, entry) end  -- no other one that is emitted is sent
 end
 redis.call('XTRIM', events_key(id), 'MAXLEN', max_events)  -- safeguard: event bound
 redis.call('PUBLISH', base .. 'notify:' .. id, event)

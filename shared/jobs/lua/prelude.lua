@@ -13,13 +13,17 @@
 --   dead            zset: dead letter -> time in ms of its death
 --   finishes:<stage> list: times in ms of the latest ends of that stage, newest first
 --   counters        hash: turn, place, passed:<stage>
---   idempotency:<tenant>:<key>                string: body hash, job
+--   idempotency:<tenant>:<key>                string: body hash, job or session
 --   active:<tenant> set: its jobs that have not ended
 --   jobs:<tenant>   zset: all its jobs -> place of their submission
 --   ended:<tenant>  zset: those that have ended -> time in ms at which their records expire
 --   pace:<stage>, pace:<stage>:<batch key>    hash: ms and thousandths of cost units of a job there, of late
 --   bucket:<tenant> string: time in us at which its token bucket is full again
 --   spent:<tenant>:<day> string: thousandths of cost units charged on that day (days since 1970, UTC)
+--   session:<id>, turns:<id>  hashes: a session, and its turns (sessions.lua)
+--   delivery:<id>   hash: an event on its way to a webhook: url, tenant, job, type, data, time, attempts, token, reason
+--   deliveries      zset: delivery -> time in ms at which it is due, or at which the lease of its attempt ends
+--   deliveries:dead zset: delivery that used up its attempts -> time in ms
 --   claim:<token>   string: job               worker:<name> string: announcement     workers zset: name -> expiry
 -- A job's place is the server's time of its submission in microseconds, made unique and increasing: it orders the
 -- queue, a job that is queued again keeps it, and it says how long the job has waited.
@@ -54,6 +58,10 @@ local function active_key(tenant) return base .. 'active:' .. tenant end
 local function jobs_key(tenant) return base .. 'jobs:' .. tenant end
 local function ended_key(tenant) return base .. 'ended:' .. tenant end
 local function spent_key(tenant, day) return base .. 'spent:' .. tenant .. ':' .. day end
+local function delivery_key(id) return base .. 'delivery:' .. id end
+local deliveries, dead_deliveries = base .. 'deliveries', base .. 'deliveries:dead'
+local function session_key(id) return base .. 'session:' .. id end
+local function turns_key(id) return base .. 'turns:' .. id end
 
 local FIELDS = {
   'status', 'stage', 'lane', 'tenant', 'batch_key', 'place', 'deadline', 'attempts', 'token', 'worker', 'started', 'queued',
@@ -69,9 +77,27 @@ local function load(id)
   return job
 end
 
--- Append one event and tell the followers.
+-- Let a delivery be tried now.
+local function keep_delivery(id)
+  redis.call('EXPIRE', delivery_key(id), retention_s)
+  redis.call('ZADD', deliveries, now_ms, id)
+  redis.call('EXPIRE', deliveries, retention_s)
+  redis.call('PUBLISH', deliveries, id)
+end
+
+-- Send an event to the job's webhook, if it has one that wants it. `entry` is the event's id.
+local function deliver(id, event, data, entry)
+  local hook = redis.call('HMGET', job_key(id), 'webhook', 'webhook_events', 'tenant')
+  if not hook[1] or not string.find(hook[2], ' ' .. event .. ' ', 1, true) then return end  -- safeguard: wanted events
+  local delivery = 'msg_' .. id .. '_' .. entry
+  redis.call('HSET', delivery_key(delivery),
+    'url', hook[1], 'tenant', hook[3], 'job', id, 'type', event, 'data', data, 'time', now_ms, 'attempts', 0)
+  keep_delivery(delivery)
+end
+
+-- Append one event, tell the followers, and send it to the job's webhook.
 local function append(id, event, data)
-  redis.call('XADD', events_key(id), '*', 'type', event, 'data', data)
+  deliver(id, event, data, redis.call('XADD', events_key(id), '*', 'type', event, 'data', data))
   redis.call('XTRIM', events_key(id), 'MAXLEN', max_events)  -- safeguard: event bound
   redis.call('PUBLISH', base .. 'notify:' .. id, event)
 end
@@ -212,11 +238,33 @@ local function refund(job, status)
   if back > 0 and redis.call('EXISTS', key) == 1 then redis.call('DECRBY', key, back) end  -- safeguard: refund
 end
 
+-- Return what a job has come to so far, as the state of a turn in JSON; nil when the job is no longer kept.
+local function state_of(id)
+  local facts = redis.call('HMGET', job_key(id), 'status', 'prompt', 'images', 'error')
+  if not facts[1] then return nil end
+  local state = '{"status":"' .. facts[1] .. '"'
+  for i, name in ipairs({'prompt', 'images', 'error'}) do
+    if facts[i + 1] then state = state .. ',"' .. name .. '":' .. facts[i + 1] end
+  end
+  return state .. '}'
+end
+
+-- Leave the state of a job that has ended with its turn, which may be kept for longer than the job.
+local function keep_turn(id)
+  local turn = redis.call('HMGET', job_key(id), 'session', 'turn')
+  if not turn[1] or redis.call('EXISTS', session_key(turn[1])) == 0 then return end
+  local field, state = turn[2] .. ':end', state_of(id)
+  local more = #state - redis.call('HSTRLEN', turns_key(turn[1]), field)
+  redis.call('HINCRBY', session_key(turn[1]), 'bytes', more)
+  redis.call('HSET', turns_key(turn[1]), field, state)  -- safeguard: end of a turn
+end
+
 -- End a job for good; what is kept of it expires.
 local function conclude(job, status, event, data)
   redis.call('SREM', active_key(job.tenant), job.id)  -- safeguard: ended jobs do not count
   refund(job, status)
   redis.call('HSET', job_key(job.id), 'status', status, 'updated', now_ms, 'finished', now_ms)
+  keep_turn(job.id)
   unlist(job)
   append(job.id, event, data)
   redis.call('EXPIRE', job_key(job.id), retention_s)  -- safeguard: retention
@@ -281,12 +329,18 @@ end
 
 local function idempotency_key_of(tenant, key) return base .. 'idempotency:' .. tenant .. ':' .. key end
 
--- Return the answer of a submission whose idempotency key came before, or nil.
-local function recall(tenant, body_hash, key)
+-- Return the body hash and the id of what an idempotency key made before, or nil.
+local function recall_key(tenant, key)
   local known = false
   if key ~= '' then known = redis.call('GET', idempotency_key_of(tenant, key)) end  -- safeguard: idempotency
   if not known then return nil end
-  local known_hash, known_id = string.match(known, '^(%S+) (%S+)$')
+  return string.match(known, '^(%S+) (%S+)$')
+end
+
+-- Return the answer of a submission whose idempotency key came before, or nil.
+local function recall(tenant, body_hash, key)
+  local known_hash, known_id = recall_key(tenant, key)
+  if not known_hash then return nil end
   if known_hash ~= body_hash then return {'conflict'} end
   if redis.call('EXISTS', job_key(known_id)) == 0 then return {'gone'} end
   return {'known', view(known_id)}

@@ -2,12 +2,15 @@
 -- Accept a job: write its record, queue it, remember its idempotency key, charge its tenant.
 -- Arguments: id, tenant, stage, lane, batch key, body hash, idempotency key or '', deadline in ms from now or '',
 -- later stage or '', request, prompt or '', the tenant's requests per minute, burst, jobs and charge per day (0: no
--- bound), charge of the prompt stage, of the render stage, task.
--- Answer: {'created', view, standing}, {'known', view}, {'conflict'}, {'gone'}, {'full', drain rate}, or
--- {'limited', limit, ms to wait, drain rate, standing}.
+-- bound), charge of the prompt stage, of the render stage, task, URL of a webhook or '', the events that it wants with
+-- blanks around each; session or '', and of a session the turn's record, the most turns, the most bytes, the seconds for
+-- which sessions are kept.
+-- Answer: {'created', view, standing}, {'known', view}, {'conflict'}, {'gone'}, {'full', drain rate},
+-- {'limited', limit, ms to wait, drain rate, standing}, {'no session'}, or {'session full', 'turns' or 'bytes'}.
 local id, tenant, stage, lane, batch_key = argument(1), argument(2), argument(3), argument(4), argument(5)
 local body_hash, key, deadline_ms, later = argument(6), argument(7), argument(8), argument(9)
 local charge = {prompt = tonumber(argument(16)), render = tonumber(argument(17))}
+local session, record = argument(21), argument(22)
 
 -- The same id is the same call again, after its answer was lost.
 local present = redis.call('HMGET', job_key(id), 'tenant', 'body_hash')
@@ -18,6 +21,11 @@ end
 
 local known = recall(tenant, body_hash, key)
 if known then return known end
+
+if session ~= '' then
+  local refusal = refuse_turn(tenant, session, #record, tonumber(argument(23)), tonumber(argument(24)))
+  if refusal then return refusal end
+end
 
 local bucket = look_into_bucket(tenant, tonumber(argument(12)), tonumber(argument(13)))
 local jobs = look_at_jobs(tenant, tonumber(argument(14)))
@@ -39,6 +47,7 @@ redis.call('HSET', job_key(id),
   'id', id, 'tenant', tenant, 'lane', lane, 'batch_key', batch_key, 'body_hash', body_hash, 'place', place,
   'attempts', 0, 'created', now_ms, 'request', argument(10),
   'task', argument(18), 'charge:prompt', charge.prompt, 'charge:render', charge.render)
+if argument(19) ~= '' then redis.call('HSET', job_key(id), 'webhook', argument(19), 'webhook_events', argument(20)) end
 if argument(11) ~= '' then redis.call('HSET', job_key(id), 'prompt', argument(11)) end
 local deadline = false
 if deadline_ms ~= '' then
@@ -51,6 +60,7 @@ enqueue({
 })
 redis.call('SADD', active_key(tenant), id)
 list({id = id, tenant = tenant, place = place})
+if session ~= '' then add_turn(tenant, session, id, record, tonumber(argument(25))) end
 take_token(bucket)
 if jobs.left > 0 then jobs.left = jobs.left - 1 end
 if units.left >= 0 then

@@ -1,103 +1,29 @@
-"""Chats are passed on to a language model and come back whole, whatever becomes of either end.
-
-The language model here is a small server that does what a test wants: to fall silent, to break off, to be gone.
-"""
+"""Chats are passed on to a language model and come back whole, whatever becomes of either end."""
 
 import asyncio
 import base64
-import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import uvicorn
 from openai import APIError, AsyncOpenAI, BadRequestError, InternalServerError, NotFoundError, RateLimitError
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
 
 from shared.contracts import JobStatus, Phase
 from shared.media import decode_image
 from shared.settings import GatewaySettings
 from tests.gateway.conftest import House, until
+from tests.gateway.language_model import HELLO, PROMPT, STREAM, Model, announce, talking, whole
 from tests.gateway.pictures import base64_of, file_of, pixels_of
-
-HELLO: dict[str, Any] = {"model": "writer", "messages": [{"role": "user", "content": "draw a house"}]}
-HEAD = {"id": "chatcmpl-1", "created": 1, "model": "writer"}
-PROMPT = "a red house on a hill"
-USAGE = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
-
-
-def whole(**more: Any) -> dict[str, Any]:
-    message = {"role": "assistant", "content": f"<gen_image> {PROMPT} </gen_image>", "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-    return {**HEAD, "object": "chat.completion", "choices": [choice], "usage": USAGE, **more}
-
-
-def chunk(delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> bytes:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-    return (
-        b"data: "
-        + json.dumps({**HEAD, "object": "chat.completion.chunk", "choices": [choice], **more}).encode()
-        + b"\n\n"
-    )
-
-
-STREAM = [
-    chunk({"role": "assistant", "content": ""}),
-    chunk({"content": "a \u2028line"}),
-    chunk({}, "stop", generation_prompts=[PROMPT]),
-    b"data: [DONE]\n\n",
-]
-
-
-@dataclass
-class Model:
-    """The language model: what it was asked, and what it does."""
-
-    url: str
-    answer: Callable[[Request], Awaitable[Response]]
-    asked: list[Any] = field(default_factory=list)
-    left: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @pytest.fixture
 async def model(house: House) -> AsyncIterator[Model]:
     """Yield a language model that the house knows; it answers at once."""
-
-    async def at_once(_: Request) -> Response:
-        return JSONResponse(whole())
-
-    async def serve(request: Request) -> Response:
-        running.asked.append(await request.json())
-        return await running.answer(request)
-
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    running = Model(f"http://127.0.0.1:{listening.getsockname()[1]}", at_once)
-    app = Starlette(routes=[Route("/v1/chat/completions", serve, methods=["POST"])])
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    await until(lambda: server.started)
-    await announce(house, running.url)
-    yield running
-    server.should_exit = True
-    await serving
-
-
-async def announce(house: House, url: str | None, phase: Phase = Phase.READY) -> None:
-    """Let the house know where its language model is."""
-    house.prompt.url, house.prompt.phase = url, phase
-    await house.queue.announce(house.prompt.announcement())
-
-    async def is_seen() -> bool:
-        offers = await house.server.backend.fleet.look_again()
-        return any(one.url == url and one.phase is phase for one in offers.announcements)
-
-    await until(is_seen)
+    async with talking(house) as model:
+        yield model
 
 
 def streaming(model: Model, events: list[bytes], *, breaks: bool = False, waits: bool = False) -> None:

@@ -167,6 +167,16 @@ async def test_without_a_mask_the_picture_s_own_transparency_is_it(house: House,
     assert mask[0, 20, 0] == 0
 
 
+async def test_picture_without_any_transparency_is_edited_as_a_whole(house: House, openai: AsyncOpenAI) -> None:
+    picture = pixels_of()
+    answer = await openai.images.edit(image=file_of(picture), prompt="at night", extra_body={"edit_strength": 0.5})
+    request = (await job_of(house, answer)).request
+    assert (request.task, request.instruction, request.mask) == (Task.EDIT, "at night", None)
+    assert request.edit_strength == 0.5
+    kept = await house.http.get(f"/v1/images/{request.image}")
+    assert np.array_equal(decode_image(kept.content), picture)
+
+
 async def test_edit_streams_under_its_own_name(openai: AsyncOpenAI) -> None:
     stream = await openai.images.edit(image=see_through(), prompt="a", stream=True, partial_images=1)
     assert [event.type async for event in stream] == ["image_edit.partial_image", "image_edit.completed"]
@@ -183,7 +193,6 @@ async def test_variation_is_a_similar_picture(house: House, openai: AsyncOpenAI)
 
 
 NO_EDITS: list[tuple[dict[str, Any], str | None, str]] = [
-    ({"image": file_of(pixels_of())}, "image", "nothing in it is transparent"),
     ({"image": file_of(pixels_of()), "mask": file_of(pixels_of())}, "mask", "nothing in it is transparent"),
     ({"image": file_of(pixels_of(32, 16)), "mask": see_through()}, "mask", "is 24x16 pixels, the image 32x16"),
     ({"image": [see_through(), see_through()]}, "image", "must be one picture"),

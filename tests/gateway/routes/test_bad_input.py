@@ -111,8 +111,8 @@ async def test_unknown_field_gets_a_suggestion(house: House, tmp_path: Path) -> 
     assert "did you mean `guidance_scale`?" in problem.errors[0].message
 
 
-async def test_ten_thousand_unknown_fields_are_reported_briefly(house: House, tmp_path: Path) -> None:
-    body = {f"{i:05}" + "x" * 80: i for i in range(10_000)}
+async def test_thousands_of_unknown_fields_are_reported_briefly(house: House, tmp_path: Path) -> None:
+    body = {f"{i:05}" + "x" * 80: i for i in range(5_000)}
     response = await house.http.post("/v1/generations", json=body)
     problem = await _refused(house, tmp_path, response, 422, "invalid_request")
     assert len(problem.errors) == 20

@@ -9,7 +9,8 @@ from services.diffusion.conditioning.prompts import tokenize
 from services.diffusion.engine import Engine
 from services.diffusion.handles import Finished, Handle
 from services.diffusion.loading import LoadedModel
-from services.diffusion.requests import Picture, RenderRequest, is_guided, prepare
+from services.diffusion.pictures import Picture
+from services.diffusion.requests import RenderRequest, is_guided, prepare
 from services.diffusion.stages import Pixels, encode_file
 from shared.contracts import Lane, OutputFormat, Scheduler
 from shared.contracts.generation import PromptEncoding

@@ -11,9 +11,9 @@ import torch
 from services.diffusion.adapters import AdapterFile, AdapterUse, UnfitAdapter, inspect_adapter, those_that_fit
 from services.diffusion.batching import Buckets
 from services.diffusion.checkpoints import inspect
-from services.diffusion.consumer import chosen_adapters
 from services.diffusion.libraries import StableDiffusionPipeline, StableDiffusionXLPipeline
 from services.diffusion.loading import LoadedModel, load
+from services.diffusion.planning import chosen_adapters
 from services.diffusion.requests import RenderRequest
 from services.diffusion.snapshots import fingerprint
 from shared.contracts import GenerationRequest, Scheduler

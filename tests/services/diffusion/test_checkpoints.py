@@ -148,6 +148,21 @@ def test_devices_and_dtypes_follow_their_rules() -> None:
 def test_a_unet_of_nine_channels_paints_and_does_nothing_else(mini: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(mini, folder)
-    assert inspect(folder).tasks == (Task.TEXT_TO_IMAGE, Task.SIMILAR, Task.INPAINT, Task.OUTPAINT)
+    assert inspect(folder).tasks == (Task.TEXT_TO_IMAGE, Task.SIMILAR, Task.INPAINT, Task.OUTPAINT, Task.EDIT)
     edit(folder / "unet/config.json", in_channels=9)
     assert inspect(folder).tasks == (Task.INPAINT, Task.OUTPAINT)
+
+
+def test_a_unet_that_cannot_be_inverted_edits_nothing(mini: Path, tmp_path: Path) -> None:
+    for part, changes in (
+        ("unet/config.json", {"time_cond_proj_dim": 32}),
+        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}),
+        (
+            "serving.json",
+            {"num_inference_steps": 1, "guidance_scale": 0.0, "scheduler": "lcm", "timesteps": [800]},
+        ),
+    ):
+        folder = tmp_path / part.partition("/")[0]
+        shutil.copytree(mini, folder)
+        edit(folder / part, **changes)
+        assert inspect(folder).tasks == (Task.TEXT_TO_IMAGE, Task.SIMILAR, Task.INPAINT, Task.OUTPAINT)

@@ -1,6 +1,7 @@
 """Render jobs through the real queue: claimed, rendered, stored, told, canceled."""
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -10,13 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from services.diffusion.checkpoints import UnfitCheckpoint
-from services.diffusion.consumer import SOFTWARE, Renderer, make_plan
+from services.diffusion.consumer import Renderer
+from services.diffusion.credentials import SOFTWARE
 from services.diffusion.engine import Engine
 from services.diffusion.inputs import Inputs
 from services.diffusion.library import ModelLibrary, Shelf
 from services.diffusion.loading import LoadedModel
+from services.diffusion.planning import make_plan
 from shared.artifacts import FolderStore
 from shared.contracts import (
     Announcement,
@@ -30,7 +34,7 @@ from shared.contracts import (
 )
 from shared.errors import StoreUnavailable
 from shared.jobs import DEFAULT_TENANT, Claim, Consumer, JobQueue
-from shared.media import ImageLimits, decode_image, read_text
+from shared.media import ImageLimits, SourceType, decode_image, read_text
 from shared.settings import RedisSettings
 from tests.services.diffusion.conftest import StartEngine
 from tests.services.diffusion.instruments import held
@@ -138,8 +142,11 @@ async def test_the_file_says_how_it_was_made_and_can_be_made_again(
     parameters = json.loads(read_text(data)["llmga"])
     assert parameters == dict(stored.metadata)
     assert parameters == {
+        "task": "text_to_image",
+        "instruction": "a red circle at night",
         "prompt": "a red circle at night",
         "prompt_source": "verbatim",
+        "prompt_model": None,
         "negative_prompt": "雪人",
         "prompt_encoding": "stock",
         "prompt_tokens": 5,
@@ -196,6 +203,8 @@ async def test_every_output_format(
     data, stored = store.get(job.images[0].id, tenant=DEFAULT_TENANT)
     assert stored.media_type == job.images[0].media_type == output_format.media_type
     assert decode_image(data, ImageLimits()).shape == (72, 64, 3)
+    with Image.open(io.BytesIO(data)) as image:
+        assert SourceType.GENERATED in str(image.info["xmp"])
     assert json.loads(read_text(data)["llmga"])["seed"] == 7
 
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from services.diffusion.checkpoints import TAKE_TIMESTEPS, ServingDefaults, UnfitCheckpoint, inspect
-from services.diffusion.consumer import make_plan
 from services.diffusion.execution import Execution
 from services.diffusion.inputs import Inputs
 from services.diffusion.library import Shelf
 from services.diffusion.loading import LoadedModel
+from services.diffusion.planning import make_plan
 from services.diffusion.profile import served_models
+from services.diffusion.requests import RenderRequest
 from services.diffusion.solvers import build_scheduler
 from shared.contracts import GenerationPrompt, Job, JobStatus, Scheduler, Stage
 from tests.services.diffusion.conftest import StartEngine
@@ -103,6 +104,7 @@ def test_a_checkpoint_says_how_it_is_meant_to_be_used(mini: Path, tmp_path: Path
 
     def timesteps(**changes: Any) -> list[int]:
         (request,) = make_plan(job(**changes), hyper, Inputs()).requests
+        assert isinstance(request, RenderRequest)
         found: list[int] = request.solver.timesteps.tolist()
         return found
 

@@ -25,6 +25,7 @@ from services.diffusion.service import Unfit, Worker
 from services.diffusion.sources import Pixels
 from shared.artifacts import FolderStore
 from shared.contracts import (
+    ArtifactName,
     EventType,
     GenerationRequest,
     Job,
@@ -38,7 +39,7 @@ from shared.contracts import (
 )
 from shared.errors import InternalError, LLMGAError
 from shared.jobs import DEFAULT_TENANT, JobQueue, LeaseLost
-from shared.media import decode_image
+from shared.media import PAINTED_FROM, decode_image
 from shared.settings import DiffusionSettings, RedisSettings, Settings
 from tests.services.diffusion.conftest import StartEngine
 from tests.services.diffusion.jobs import ended, eventually, history, job_request, submit, until
@@ -229,6 +230,25 @@ async def test_off_blends_although_there_is_a_network_and_a_mask_without_border_
     _, record = result_of(store, await handled(queue, renderer, inpaint(store, mask=white)))
     assert record["restoration"] == "diffrir"
     assert record["seam_score"] == {"before": None, "after": None}
+
+
+async def test_pictures_on_the_way_are_kept_where_they_are_asked_for_and_change_nothing(
+    queue: JobQueue, start_renderer: StartRenderer, store: FolderStore
+) -> None:
+    renderer = start_renderer(Restorer(small_network()))
+    (plain,) = (await handled(queue, renderer, inpaint(store))).images
+    (debugged,) = (await handled(queue, renderer, inpaint(store, debug=True))).images
+    assert plain.artifacts == []
+    assert plain.id == debugged.id
+    kept = {
+        artifact.name: decode_image(store.get(artifact.id, tenant=DEFAULT_TENANT)[0]) for artifact in debugged.artifacts
+    }
+    assert set(kept) == {ArtifactName.MASK, ArtifactName.MASKED_INPUT, ArtifactName.UNRESTORED}
+    is_painted = MASK >= PAINTED_FROM
+    assert np.array_equal(kept[ArtifactName.MASK][..., 0], MASK)
+    assert np.array_equal(kept[ArtifactName.MASKED_INPUT], np.where(is_painted[..., None], 0, BEFORE))
+    assert np.array_equal(kept[ArtifactName.UNRESTORED][MASK == 0], BEFORE[MASK == 0])
+    assert not np.array_equal(kept[ArtifactName.UNRESTORED][is_painted], BEFORE[is_painted])
 
 
 async def test_an_extension_is_restored_and_the_old_picture_keeps_its_bits(

@@ -19,9 +19,12 @@ import pytest
 from services.diffusion.canvas import Canvas
 from services.diffusion.engine import Engine
 from services.diffusion.loading import LoadedModel
+from services.diffusion.restoration import checkpoints as restoration
+from services.diffusion.restoration.config import RestorationConfig
+from services.diffusion.restoration.network import DiffRIRS2
 from services.diffusion.service import DEAD_DEVICE_STATUS
 from shared.artifacts import FolderStore
-from shared.contracts import EventType, JobStatus, Phase, Scheduler, Stage, Task
+from shared.contracts import Event, EventType, GenerationPrompt, JobStatus, Phase, Scheduler, Stage, Task
 from shared.jobs import DEFAULT_TENANT, JobQueue
 from shared.media import ImageLimits, decode_image
 from shared.settings import QueueSettings, RedisSettings
@@ -285,6 +288,59 @@ async def test_an_inpaint_whose_worker_is_killed_is_the_same_picture(
     )
     data, _ = store.get(job.images[0].id, tenant=DEFAULT_TENANT)
     assert np.array_equal(decode_image(data, ImageLimits()), canvas.blended(expected))
+
+
+def is_in_phase(event: Event, start: int, end: int) -> bool:
+    """Return whether a picture has made so many steps, and not yet those of the next phase."""
+    return event.type is EventType.RENDER_PROGRESS and start <= event.data["step"] < end
+
+
+EDIT_STEPS = 10  # beside the ten maps of the mask, as many in and out of noise
+KILLED: dict[str, tuple[Task, Callable[[Event], bool]]] = {
+    "an edit, at its mask": (Task.EDIT, lambda event: is_in_phase(event, 2, 10)),
+    "an edit, on the way into noise": (Task.EDIT, lambda event: is_in_phase(event, 12, 20)),
+    "an edit, on the way out": (Task.EDIT, lambda event: is_in_phase(event, 22, 30)),
+    "an inpaint, while it is painted": (Task.INPAINT, lambda event: is_in_phase(event, 4, EDIT_STEPS)),
+    "an inpaint, while it is restored": (Task.INPAINT, lambda event: event.type is EventType.RESTORE_STARTED),
+}
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(3600)
+async def test_a_worker_that_is_killed_in_any_phase_costs_nobody_a_picture(
+    start: Start, queue: JobQueue, store: FolderStore, tmp_path: Path
+) -> None:
+    slow = RestorationConfig(scale=1, dim=48, num_blocks=(8, 1, 1, 1), num_refinement_blocks=8)  # seconds of work
+    restoration.save(DiffRIRS2(slow), tmp_path / "restoration")
+    settings = {"DIFFUSION__RESTORATION": str(tmp_path / "restoration")}
+    processes = {process.pid: process for process in (start(**settings), start(**settings))}
+    image, mask = keep(store, picture(256, 256)), keep(store, oval(256, 256).astype(np.uint8) * 255)
+    common = {"image": image, "size": "256x256", "num_inference_steps": EDIT_STEPS, "restore": "auto"}
+    requests = {
+        Task.INPAINT: job_request(task=Task.INPAINT, mask=mask, **common),
+        Task.EDIT: job_request(
+            task=Task.EDIT,
+            source_prompt="a red circle",
+            edit_strength=0.75,
+            source_guidance_scale=3.5,
+            **common | {"scheduler": Scheduler.DPMPP_2M_SDE},
+        ),
+    }
+    captions = GenerationPrompt(text="a blue circle", source="verbatim", source_caption="a red circle")
+    await ready(queue, 2)
+    whole = {task: await ended(queue, await submit(queue, request, captions)) for task, request in requests.items()}
+    for what, (task, is_there) in KILLED.items():
+        job_id = await submit(queue, requests[task], captions)
+        started = await until(queue, job_id, lambda event: event.type is EventType.STARTED)
+        await until(queue, job_id, is_there)
+        owner = processes.pop(pid_of(started.data["worker"]))
+        owner.kill()
+        job = await ended(queue, job_id)
+        assert (job.status, job.attempts) == (JobStatus.SUCCEEDED, 2), what
+        assert job.images == whole[task].images, what
+        another = start(**settings)
+        processes[another.pid] = another
+        await ready(queue, 2)
 
 
 async def test_the_death_of_the_device_thread_ends_the_process_and_the_job_goes_on_elsewhere(

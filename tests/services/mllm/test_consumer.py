@@ -293,6 +293,20 @@ async def test_the_model_sees_black_where_something_is_to_be_painted(queue: JobQ
     assert outpainted.key == picture_of(np.pad(PIXELS, ((0, 3), (2, 0), (0, 0)))).key
 
 
+async def test_an_edit_is_of_the_whole_picture_and_its_caption_goes_with_the_prompt(
+    queue: JobQueue, artifacts: FolderStore
+) -> None:
+    engine = RememberingEngine()
+    image = kept(artifacts)
+    claim = await claimed(queue, task=Task.EDIT, image=image, mask=image, instruction="at night")
+    await PromptJobs(writer(engine, max_model_len=4_000), MLLMSettings(), artifacts).handle(claim)
+    assert [picture and picture.key for picture in engine.pictures] == [picture_of(PIXELS).key] * 2
+    job = await queue.get(claim.job.id, tenant=DEFAULT_TENANT)
+    assert (job.status, job.stage) == (JobStatus.QUEUED, Stage.RENDER)
+    assert job.prompt is not None
+    assert (job.prompt.text, job.prompt.source_caption) == ("a", "a")
+
+
 async def test_a_picture_that_is_no_longer_kept_ends_the_job(queue: JobQueue, artifacts: FolderStore) -> None:
     jobs = PromptJobs(writer(ScriptedEngine()), MLLMSettings(), artifacts)
     with pytest.raises(Gone):

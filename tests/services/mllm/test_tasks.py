@@ -12,7 +12,7 @@ from services.mllm.instructions import SOURCE_CAPTION, Writing
 from services.mllm.pictures import Picture, picture_of
 from services.mllm.tasks import Work, Written, carry_out, work_of
 from services.mllm.writing import Piece, Sampling
-from shared.contracts import GenerationRequest, Task
+from shared.contracts import GenerationRequest, HistoryTurn, Task
 from shared.errors import PromptEmpty
 from tests.services.mllm.test_writing import ScriptedEngine, writer
 
@@ -134,6 +134,38 @@ async def test_a_history_that_fits_is_not_reported() -> None:
     assert written.answer.prompt.dropped_turns is None
 
 
+async def test_a_job_s_history_is_told_as_pictures_that_were_asked_for() -> None:
+    history = [
+        HistoryTurn(instruction="a house", prompt="a white house"),
+        HistoryTurn(instruction="with a red roof", prompt="a white house with a red roof"),
+    ]
+    engine = Dialog("<gen_image>a</gen_image>")
+    request = GenerationRequest(instruction="at night", history=tuple(history))
+    await carried_out(engine, work_of(request, None))
+    (shown,) = engine.shown
+    user, assistant = "<|im_start|>user\n", "<|im_end|><|im_start|>assistant\n"
+    again = "Generate the image again, with this change:"
+    assert shown.endswith(
+        f"{user}Generate an image of a house{assistant}<gen_image> a white house </gen_image><|im_end|>"
+        f"{user}{again} with a red roof{assistant}<gen_image> a white house with a red roof </gen_image><|im_end|>"
+        f"{user}{again} at night{assistant}"
+    )
+
+
+async def test_words_that_ask_for_a_picture_go_on_as_they_are() -> None:
+    engine = Dialog("<gen_image>a</gen_image>")
+    history = (HistoryTurn(instruction="画一座房子", prompt="a house"),)
+    await carried_out(engine, work_of(GenerationRequest(instruction="make the sky darker", history=history), None))
+    assert "user\n画一座房子<|im_end|>" in engine.shown[0]
+    assert "user\nmake the sky darker<|im_end|>" in engine.shown[0]
+
+
+async def test_a_talk_without_pictures_is_not_gone_on_with_as_one_with_them() -> None:
+    engine = Dialog("<gen_image>a</gen_image>")
+    await carried_out(engine, Work(Writing.TEXT_TO_IMAGE, "a fox", history=[Turn("hi", "hello")]))
+    assert "Generate an image of a fox" in engine.shown[0]
+
+
 async def test_the_renderer_s_room_is_told_to_the_model() -> None:
     engine = Dialog("<gen_image>a</gen_image>")
     await carried_out(engine, Work(Writing.TEXT_TO_IMAGE, "draw a fox", max_prompt_tokens=75))
@@ -149,6 +181,7 @@ async def test_the_renderer_s_room_is_told_to_the_model() -> None:
         ({"instruction": "a fox", "task": Task.PROMPT}, None, Writing.TEXT_TO_IMAGE),
         ({"task": Task.SIMILAR, "image": "img_1"}, PICTURE, Writing.SIMILAR),
         ({"task": Task.PROMPT, "image": "img_1"}, PICTURE, Writing.SIMILAR),
+        ({"task": Task.EDIT, "image": "img_1", "instruction": "at night"}, PICTURE, Writing.EDIT),
     ],
 )
 def test_a_job_s_request_says_what_is_to_be_written(

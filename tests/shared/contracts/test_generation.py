@@ -16,6 +16,7 @@ from shared.contracts.generation import (
     MAX_SEED,
     MAX_SIDE_PX,
     MAX_STEPS,
+    MIN_EDIT_STRENGTH,
     MIN_PROMPT_TOKENS,
     MIN_SIDE_PX,
     parse_size,
@@ -180,11 +181,45 @@ def test_a_model_has_a_name_of_bounded_length(model: object) -> None:
         {"task": "text_to_image", "image": "img_1"},
         {"task": "similar"},
         {"task": "similar", "image": "img_1", "restore": "on"},
+        {"edit_strength": 0.5},
+        {"source_prompt": "a hill"},
+        {"task": "similar", "image": "img_1", "source_guidance_scale": 2.0},
     ],
 )
 def test_stages_that_make_no_sense_together_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         request(**fields)
+
+
+EDIT = {"task": "edit", "image": "img_1"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt_mode": "verbatim"},
+        {"source_prompt": "a hill"},
+        {"prompt_mode": "verbatim", "source_prompt": " "},
+        {"scheduler": "ddim"},
+        {"guidance_rescale": 0.5},
+        {"guidance_interval": [0.0, 0.5]},
+        {"strength": 0.5},
+        {"restore": "on"},
+        {"outpaint": {"left": 8}},
+        {"edit_strength": math.nextafter(MIN_EDIT_STRENGTH, 0)},
+        {"edit_strength": 1.01},
+    ],
+)
+def test_what_an_edit_cannot_be_is_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        request(**EDIT, **fields)
+
+
+def test_an_edit_may_have_a_mask_and_in_verbatim_mode_has_both_captions() -> None:
+    assert request(**EDIT, mask="img_2", edit_strength=MIN_EDIT_STRENGTH).mask == "img_2"
+    assert request(**EDIT, scheduler="dpmpp_2m_sde", approve=True).approve
+    verbatim = request(**EDIT, prompt_mode="verbatim", source_prompt="a hill")
+    assert (verbatim.source_prompt, verbatim.instruction) == ("a hill", "a snowman")
 
 
 @pytest.mark.parametrize("task", ["similar", "prompt"])
@@ -201,6 +236,8 @@ def test_a_picture_may_take_the_place_of_words(task: str) -> None:
         ({"task": "similar"}, "image"),  # with it, words are not needed
         ({"task": "similar", "instruction": "x"}, "image"),
         ({"task": "prompt"}, "instruction"),
+        ({"task": "edit", "instruction": "x"}, "image"),
+        ({"task": "edit", "image": "img_1"}, "instruction"),
         ({}, "instruction"),
         ({"instruction": ""}, "instruction"),
     ],

@@ -23,6 +23,8 @@ from tests.shared.jobs.steps import (
     stored_events,
     submit,
 )
+from tests.shared.sessions.promises import SESSION_PROMISES
+from tests.shared.webhooks.promises import wanted_events_are_sent_and_no_others
 
 Promise = Callable[[JobQueue], Awaitable[None]]
 
@@ -290,4 +292,5 @@ PROMISES: dict[str, tuple[Promise, dict[str, int]]] = {
     "list end": (list_forgets_what_is_no_longer_kept, {}),
     "list retention": (list_of_ended_jobs_expires, {"retention_s": 60}),
     "list of jobs under way": (list_stays_while_a_job_is_under_way, {}),
-}
+    "wanted events": (wanted_events_are_sent_and_no_others, {}),
+} | SESSION_PROMISES

@@ -286,6 +286,16 @@ async def test_edited_prompt_is_rendered(queue: JobQueue) -> None:
     assert (taken.job.prompt.text, taken.job.prompt.source) == ("what I want", "edited")
 
 
+async def test_caption_of_the_picture_outlives_an_edit_of_the_prompt(queue: JobQueue) -> None:
+    await submit(queue, "j1", stage=Stage.PROMPT, approve=True)
+    written = prompt("what was written").model_copy(update={"source_caption": "a/hill “é”"})
+    await (await claim(queue, Stage.PROMPT)).advance(written)
+    await queue.approve("j1", prompt_text="what I want")
+    taken = await claim(queue)
+    assert taken.job.prompt is not None
+    assert (taken.job.prompt.text, taken.job.prompt.source_caption) == ("what I want", "a/hill “é”")
+
+
 async def test_sending_the_same_text_back_is_no_edit(queue: JobQueue) -> None:
     await held(queue)
     await queue.approve("j1", prompt_text="what was written")

@@ -1,0 +1,1 @@
+"""Conversations: from what a turn says, and the turns before it, to a request."""

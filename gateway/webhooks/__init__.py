@@ -1,0 +1,1 @@
+"""Sending webhooks: to whom the operator allows, at an address that was looked at, until it was taken."""

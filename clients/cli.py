@@ -153,6 +153,12 @@ def parser() -> argparse.ArgumentParser:
     up = add("up", _up, "start a whole system on this machine and keep it running")
     up.add_argument("--port", type=int, help="of the gateway (LLMGA_GATEWAY__PORT, 8080); 0 for any free one")
     up.add_argument("--workers", type=_count, default=1, help="diffusion workers (default 1)")
+    up.add_argument(
+        "--models",
+        type=Path,
+        help="folder of a pair, as models/llmga-tiny is (the default); where there is none, one with random weights is "
+        "made and paints noise",
+    )
 
     demo = add("demo", _demo, "make one picture in a system of its own: out/demo.png and out/demo.json")
     demo.add_argument("--out", type=Path, default=Path("out"), help="folder for the results (default ./out)")
@@ -365,9 +371,10 @@ def _revoke_key(options: argparse.Namespace) -> int:
 
 
 def _up(options: argparse.Namespace) -> int:
+    from clients.local.models import SHIPPED
     from clients.local.run import up
 
-    up(_home(options), port=options.port, workers=options.workers)
+    up(_home(options), port=options.port, workers=options.workers, models=options.models or SHIPPED)
     return OK
 
 

@@ -31,7 +31,7 @@ def choose_pair(home: Path, settings: Mapping[str, str], *, shipped: Path = SHIP
     title = f"the trained pair {NAME}"
     if not ((shipped / "mllm" / "config.json").exists() and (shipped / "sd15" / "model_index.json").exists()):
         folder = build_into = home / "models" / "random"
-        title = "a mini pair made here, whose pictures are noise (no trained pair is in models/llmga-tiny)"
+        title = f"a mini pair made here, whose pictures are noise (no trained pair is in {shipped})"
     if has_mllm or has_diffusion:
         title = f"your own {'language' if has_mllm else 'diffusion'} model; for the other, {title}"
     diffusion = {} if has_diffusion else {f"{NAME}-{part}": folder / part for part in _diffusion_parts(folder)}

@@ -19,7 +19,7 @@ from clients.local.display import Display, open_display
 from clients.local.errors import LaunchError
 from clients.local.home import Home, read_run
 from clients.local.launcher import Launcher, watched
-from clients.local.models import choose_pair
+from clients.local.models import SHIPPED, choose_pair
 from clients.local.plan import make_plan, own_settings
 from clients.view import View
 from shared.contracts import GenerationRequest
@@ -70,15 +70,21 @@ class Interruption:
 
 @contextmanager
 def system(
-    path: Path, display: Display, interruption: Interruption, *, port: int | None, workers: int
+    path: Path,
+    display: Display,
+    interruption: Interruption,
+    *,
+    port: int | None,
+    workers: int,
+    models: Path = SHIPPED,
 ) -> Iterator[Launcher]:
-    """Start a system in a home folder, and end all of it with the block.
+    """Start a system in a home folder, and end all of it with the block. `models`: folder of its pair.
 
     Raises:
         LaunchError: it cannot be started.
     """
     with Home.open(path) as home:
-        pair = choose_pair(home.path, own_settings(os.environ))
+        pair = choose_pair(home.path, own_settings(os.environ), shipped=models)
         plan = make_plan(home.path, pair, port=port, workers=workers, environ=os.environ)
         launcher = Launcher(home, plan, pair, say=display.say, show=display.show)
         display.say(f"home {home.path}, logs in {home.logs}")
@@ -117,7 +123,7 @@ def wait_until_open(launcher: Launcher, stop: threading.Event) -> None:
             stop.wait(0.2)
 
 
-def up(path: Path, *, port: int | None, workers: int) -> None:
+def up(path: Path, *, port: int | None, workers: int, models: Path = SHIPPED) -> None:
     """Keep a system running until it is told to stop.
 
     Raises:
@@ -125,7 +131,7 @@ def up(path: Path, *, port: int | None, workers: int) -> None:
     """
     interruption = Interruption()
     with interruption.handled(), open_display() as display:
-        with system(path, display, interruption, port=port, workers=workers) as launcher:
+        with system(path, display, interruption, port=port, workers=workers, models=models) as launcher:
             if not interruption.stop.is_set():
                 display.settle()
                 display.say(f"ready: {launcher.url} (Ctrl-C stops everything)")

@@ -24,7 +24,7 @@ from training.world.requests import sample_request
 from training.world.scenes import sample_scene
 
 ROWS = 5
-COLORS = 128  # of a sheet's palette: a few kilobytes for each picture
+COLORS = 256  # of a sheet's palette: a few kilobytes for each picture
 
 _LINE_PX, _GAP_PX, _INK, _PAPER = 15, 4, (20, 20, 20), (255, 255, 255)
 _CHARACTERS = 7  # pixels of a character of the built-in font, about

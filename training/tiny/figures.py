@@ -62,7 +62,7 @@ def measure(pair: Path, before: Path | None, sample: Sample, only: Sequence[str]
         store(pair / part, name, figure.to_json())
         measured.setdefault(part, []).append(name)
         if figure.pairs and name in ("long-captions", "requests", "inpainting"):
-            contact_sheet(figure.pairs).quantize(128).save(pair / part / SHEET, optimize=True)
+            contact_sheet(figure.pairs).quantize(256).save(pair / part / SHEET, optimize=True)
     return measured
 
 

@@ -21,7 +21,8 @@ def up(folder: Path, **environ: str) -> Iterator[tuple[subprocess.Popen[bytes], 
     output = folder / "up.log"
     with output.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "clients.cli", "up", "--port", "0", "--home", str(folder / "home")],
+            [sys.executable, "-m", "clients.cli", "up", "--port", "0", "--home", "home", "--models", "nowhere"],
+            cwd=folder,
             env={**os.environ, **environ},
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -33,7 +33,7 @@ BOTH = Offers.of([worker(Stage.PROMPT, PROMPT_MODEL), worker(Stage.RENDER, RENDE
 
 def test_every_open_value_is_filled() -> None:
     resolved = resolve(GenerationRequest(instruction="a"), BOTH, seed=5)
-    optional = {"deadline_s", "image", "mask", "outpaint", "strength", "output_compression"}
+    optional = {"deadline_s", "image", "mask", "webhook", "outpaint", "strength", "output_compression"}
     optional |= {"edit_strength", "source_guidance_scale"}
     assert None not in resolved.request.model_dump(exclude=optional).values()
     assert resolved.request.seed == 5

@@ -67,7 +67,7 @@ SMALL: dict[str, list[str]] = {
     "sd15-inpaint": _small(4, 8, "data.scenes=32"),
     "language": _small(40, 8, "length=96"),
     "pretrain": _small(4, 8),
-    "stage1": _small(24, 8),
+    "stage1": _small(24, 8, "plan.restarts=[]"),
     "restoration-s1": _small(24, 4),
     "restoration-s2": [*_small(4, 4), *_small(4, 4, plan="encoder_plan")],
 }

@@ -1,9 +1,10 @@
 """Render jobs: from a claim to pictures in the artifact store.
 
 A job of n pictures is n requests to the engine, with seeds seed, seed + 1, … Events go out as fast as the
-queue takes them; a slow queue makes them fewer, never the engine slower. A picture's bytes hold nothing that
-differs between two runs, so a job that runs again stores the same pictures under the same ids. Each picture's state is
-kept in the artifact store every few steps; whoever gets the job next, here or on another host, goes on from there.
+queue takes them; a slow queue makes them fewer, never the engine slower. Unless it is signed, a picture's bytes
+hold nothing that differs between two runs, so a job that runs again stores the same pictures under the same ids.
+Each picture's state is kept in the artifact store every few steps; whoever gets the job next, here or on another
+host, goes on from there.
 """
 
 import asyncio

@@ -6,6 +6,10 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
+from services.diffusion.consumer import Renderer
+from services.diffusion.engine import Engine
+from services.diffusion.loading import LoadedModel
+from shared.artifacts import FolderStore
 from shared.contracts import (
     Event,
     EventType,
@@ -16,7 +20,9 @@ from shared.contracts import (
     Scheduler,
     Stage,
 )
-from shared.jobs import EventFollower, JobQueue
+from shared.errors import LLMGAError
+from shared.jobs import Claim, EventFollower, JobQueue
+from tests.services.diffusion.conftest import StartEngine
 
 WAIT_S = 120.0  # for a busy machine
 PAUSE_S = 0.02
@@ -83,6 +89,58 @@ async def ended(queue: JobQueue, job_id: str) -> Job:
     """Return a job when it has ended."""
     await history(queue, job_id)
     return await queue.get(job_id)
+
+
+async def claimed(queue: JobQueue, request: GenerationRequest, prompt: GenerationPrompt | None = None) -> Claim:
+    """Return a claim on a new job."""
+    await submit(queue, request, prompt)
+    claim = await queue.claim(Stage.RENDER, worker="worker-1")
+    assert claim is not None
+    return claim
+
+
+async def handled(
+    queue: JobQueue, renderer: Renderer, request: GenerationRequest, prompt: GenerationPrompt | None = None
+) -> Job:
+    """Return a new job when it has ended."""
+    claim = await claimed(queue, request, prompt)
+    try:
+        await renderer.handle(claim)
+    except LLMGAError as error:
+        await claim.fail(error)
+    return await queue.get(claim.job.id)
+
+
+async def handled_by_two(
+    queue: JobQueue,
+    store: FolderStore,
+    start_engine: StartEngine,
+    model: LoadedModel,
+    request: GenerationRequest,
+    prompt: GenerationPrompt | None = None,
+) -> tuple[Job, Job, Engine]:
+    """Return a job that one worker has ended, the same with another worker that goes on when the first is gone, and
+    the engine of that other one."""
+    first, second = Renderer(start_engine(model), store), None
+    try:
+        whole = await handled(queue, first, request, prompt)
+        claim = await claimed(queue, request, prompt)
+        dying = asyncio.create_task(first.handle(claim))
+        await eventually(lambda: (store.root / "states" / f"{claim.job.id}.0").exists())
+        dying.cancel()
+        await asyncio.gather(dying, return_exceptions=True)
+        await claim.release()
+
+        engine = start_engine(model)
+        second = Renderer(engine, store)
+        again = await queue.claim(Stage.RENDER, worker="worker-2")
+        assert again is not None
+        await second.handle(again)
+    finally:
+        for renderer in (first, second):
+            if renderer is not None:
+                renderer.close()
+    return whole, await queue.get(claim.job.id), engine
 
 
 async def eventually(check: Callable[[], bool]) -> None:

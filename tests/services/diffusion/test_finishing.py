@@ -37,12 +37,12 @@ from shared.contracts import (
     Stage,
     Task,
 )
-from shared.errors import InternalError, LLMGAError
+from shared.errors import InternalError
 from shared.jobs import DEFAULT_TENANT, JobQueue, LeaseLost
 from shared.media import PAINTED_FROM, decode_image
 from shared.settings import DiffusionSettings, RedisSettings, Settings
 from tests.services.diffusion.conftest import StartEngine
-from tests.services.diffusion.jobs import ended, eventually, history, job_request, submit, until
+from tests.services.diffusion.jobs import ended, eventually, handled, history, job_request, submit, until
 from tests.services.diffusion.pictures import render, request_for
 from tests.services.diffusion.restoration.networks import small_network
 from tests.services.diffusion.sources import keep, near, oval, picture
@@ -112,18 +112,6 @@ def inpaint(store: FolderStore, **changes: Any) -> GenerationRequest:
     }
     values |= {"mask": keep(store, MASK)} if changes.get("task", Task.INPAINT) is Task.INPAINT else {}
     return job_request(**(values | changes))
-
-
-async def handled(queue: JobQueue, renderer: Renderer, request: GenerationRequest) -> Job:
-    """Return a job when it has ended."""
-    job_id = await submit(queue, request)
-    claim = await queue.claim(Stage.RENDER, worker="worker-1")
-    assert claim is not None
-    try:
-        await renderer.handle(claim)
-    except LLMGAError as error:
-        await claim.fail(error)
-    return await queue.get(job_id)
 
 
 def result_of(store: FolderStore, job: Job, index: int = 0) -> tuple[Pixels, dict[str, Any]]:

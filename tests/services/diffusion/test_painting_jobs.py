@@ -1,6 +1,5 @@
 """Painting in part through the real queue and store: inpaint, outpaint, and pictures that start from another."""
 
-import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,14 +22,12 @@ from shared.contracts import (
     JobStatus,
     Outpaint,
     Scheduler,
-    Stage,
     Task,
 )
-from shared.errors import LLMGAError
 from shared.jobs import DEFAULT_TENANT, JobQueue
 from shared.media import decode_image, extended, read_text
 from tests.services.diffusion.conftest import StartEngine
-from tests.services.diffusion.jobs import eventually, job_request, submit
+from tests.services.diffusion.jobs import handled, handled_by_two, job_request
 from tests.services.diffusion.pictures import render, request_for
 from tests.services.diffusion.sources import keep, near, oval, picture
 
@@ -62,18 +59,6 @@ def mask_for(width: int, height: int) -> Pixels:
 def painting(task: Task, **changes: Any) -> GenerationRequest:
     """Return a request for a job that paints in part, as the gateway fills it in."""
     return job_request(**({"task": task, "size": "64x64", "feather_px": FEATHER_PX} | changes))
-
-
-async def handled(queue: JobQueue, renderer: Renderer, request: GenerationRequest) -> Job:
-    """Return a job when it has ended."""
-    job_id = await submit(queue, request)
-    claim = await queue.claim(Stage.RENDER, worker="worker-1")
-    assert claim is not None
-    try:
-        await renderer.handle(claim)
-    except LLMGAError as error:
-        await claim.fail(error)
-    return await queue.get(job_id)
 
 
 def picture_of(store: FolderStore, job: Job, index: int = 0) -> Pixels:
@@ -162,11 +147,8 @@ async def test_a_similar_picture_with_a_strength_starts_from_the_image(
 ) -> None:
     before = picture(100, 64)
     request = painting(Task.SIMILAR, image=keep(store, before), strength=0.5, prompt_mode="refine")
-    job_id = await submit(queue, request, GenerationPrompt(text=request.instruction, source="edited"))
-    claim = await queue.claim(Stage.RENDER, worker="worker-1")
-    assert claim is not None
-    await renderer.handle(claim)
-    after = picture_of(store, await queue.get(job_id))
+    prompt = GenerationPrompt(text=request.instruction, source="edited")
+    after = picture_of(store, await handled(queue, renderer, request, prompt))
     rendered = await render(
         start_engine(model),
         request_for(
@@ -236,28 +218,7 @@ async def test_an_inpaint_whose_worker_dies_goes_on_and_ends_with_the_same_bytes
         strength=0.9,
     )
     used = model if name == model.name else inpainting_model
-    first, second = Renderer(start_engine(used), store), None
-    try:
-        whole = await handled(queue, first, request)
-        job_id = await submit(queue, request)
-        claim = await queue.claim(Stage.RENDER, worker="worker-1")
-        assert claim is not None
-        dying = asyncio.create_task(first.handle(claim))
-        await eventually(lambda: (store.root / "states" / f"{job_id}.0").exists())
-        dying.cancel()
-        await asyncio.gather(dying, return_exceptions=True)
-        await claim.release()
-
-        engine = start_engine(used)
-        second = Renderer(engine, store)
-        claim = await queue.claim(Stage.RENDER, worker="worker-2")
-        assert claim is not None
-        await second.handle(claim)
-    finally:
-        for renderer in (first, second):
-            if renderer is not None:
-                renderer.close()
-    again = await queue.get(job_id)
+    whole, again, engine = await handled_by_two(queue, store, start_engine, used, request)
     assert again.status is JobStatus.SUCCEEDED
     assert [image.sha256 for image in again.images] == [image.sha256 for image in whole.images]
     assert engine.counters.steps <= 18 - EVERY_CALLS

@@ -84,7 +84,6 @@ def test_the_fitted_map_is_nearer_to_the_decoder_than_any_single_color(model: Lo
     assert torch.equal(fitted.bias, again.bias)
 
 
-@pytest.mark.skipif(not (TRAINED / "vae").is_dir(), reason="the trained tiny pair is not there")
 def test_the_map_of_a_trained_autoencoder_explains_most_of_what_is_decoded() -> None:
     vae = AutoencoderKL.from_pretrained(inspect(TRAINED).folder / "vae", use_safetensors=True).eval()
     error, flat = errors_of(LinearMap.fit(vae), *unseen_latents(vae))

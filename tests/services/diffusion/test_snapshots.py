@@ -10,34 +10,19 @@ import pytest
 import torch
 
 from services.diffusion.consumer import Renderer
-from services.diffusion.encoding import encode_source
 from services.diffusion.engine import Engine
 from services.diffusion.loading import LoadedModel
 from services.diffusion.requests import RenderRequest
 from services.diffusion.snapshots import EVERY_CALLS, Snapshot, Unusable, fingerprint, pack, resume, take, unpack
-from services.diffusion.stages import encode_prompts
-from services.diffusion.unet import predict
 from shared.artifacts import FolderStore
 from shared.contracts import EventType, JobStatus, Lane, Scheduler, Stage
 from shared.errors import StoreUnavailable
 from shared.jobs import JobCanceled, JobQueue
+from tests.services.diffusion.calls import call
 from tests.services.diffusion.conftest import StartEngine
 from tests.services.diffusion.jobs import eventually, history, job_request, submit
 from tests.services.diffusion.pictures import png, render, request_for
 from tests.services.diffusion.sources import source
-
-BUCKET = 4
-
-
-def call(request: RenderRequest, model: LoadedModel) -> None:
-    """Make one UNet call for a request alone."""
-    if request.wants_source:
-        encode_source(request, model)
-    if request.wants_prompts:
-        encode_prompts(request, model)
-    assert request.phase is not None
-    ((noise_pred, _),) = predict(model, [request.phase.rows(request.latents)], BUCKET)
-    request.accept(noise_pred)
 
 
 def check_every_call(model: LoadedModel, kind: Scheduler, guidance: float, **more: Any) -> None:

@@ -8,19 +8,16 @@ import torch
 from services.diffusion.conditioning.encoder import Embedding
 from services.diffusion.conditioning.prompts import tokenize
 from services.diffusion.editing.request import EditRequest, prepare_edit
-from services.diffusion.encoding import encode_source
 from services.diffusion.loading import LoadedModel
 from services.diffusion.pictures import Edit, Picture
 from services.diffusion.sources import Mask, Source
-from services.diffusion.stages import encode_prompts
-from services.diffusion.unet import predict
 from shared.contracts import Lane, Scheduler
 from shared.contracts.generation import PromptEncoding
+from tests.services.diffusion.calls import call
 from tests.services.diffusion.sources import picture
 
 SIZE = (64, 64)
 SOURCE, TARGET = "a red circle", "a blue square at night"
-BUCKET = 4
 
 
 class Onesided:
@@ -86,17 +83,6 @@ def texts(model: LoadedModel, request: EditRequest) -> dict[str, Embedding]:
     target = model.encoder.encode(prompts.prompt)
     nothing = target.zeros() if prompts.negative is None else model.encoder.encode(prompts.negative)
     return {"nothing": nothing, "source": model.encoder.encode(prompts.source), "target": target}
-
-
-def call(request: EditRequest, model: LoadedModel) -> None:
-    """Make one UNet call for a request alone."""
-    if request.wants_source:
-        encode_source(request, model)
-    if request.wants_prompts:
-        encode_prompts(request, model)
-    assert request.phase is not None
-    ((noise_pred, _),) = predict(model, [request.phase.rows(request.latents)], BUCKET)
-    request.accept(noise_pred)
 
 
 def finished(request: EditRequest, model: LoadedModel) -> EditRequest:

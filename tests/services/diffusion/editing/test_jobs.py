@@ -1,6 +1,5 @@
 """Edits through the real queue and store: a picture, its mask beside it, and a record that makes it again."""
 
-import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,19 +17,16 @@ from shared.contracts import (
     ArtifactName,
     GenerationPrompt,
     GenerationRequest,
-    Job,
     JobStatus,
     PromptMode,
     Scheduler,
-    Stage,
     Task,
 )
-from shared.errors import LLMGAError
-from shared.jobs import DEFAULT_TENANT, Claim, JobQueue
+from shared.jobs import DEFAULT_TENANT, JobQueue
 from shared.media import decode_image, read_text
 from shared.settings import QueueSettings
 from tests.services.diffusion.conftest import StartEngine
-from tests.services.diffusion.jobs import eventually, job_request, submit
+from tests.services.diffusion.jobs import handled, handled_by_two, job_request
 from tests.services.diffusion.sources import keep, oval, picture
 
 STEPS = 3
@@ -76,24 +72,6 @@ def edit(image: str, **changes: Any) -> GenerationRequest:
     )
 
 
-async def claimed(queue: JobQueue, request: GenerationRequest, worker: str = "worker-1") -> Claim:
-    """Return a claim on a new job."""
-    await submit(queue, request, WRITTEN)
-    claim = await queue.claim(Stage.RENDER, worker=worker)
-    assert claim is not None
-    return claim
-
-
-async def handled(queue: JobQueue, renderer: Renderer, request: GenerationRequest) -> Job:
-    """Return a job when it has ended."""
-    claim = await claimed(queue, request)
-    try:
-        await renderer.handle(claim)
-    except LLMGAError as error:
-        await claim.fail(error)
-    return await queue.get(claim.job.id)
-
-
 def pixels_of(store: FolderStore, image_id: str) -> Pixels:
     """Return a kept picture."""
     return decode_image(store.get(image_id, tenant=DEFAULT_TENANT)[0])
@@ -103,7 +81,7 @@ async def test_an_edit_gives_a_picture_and_its_mask_and_says_how_it_was_made(
     queue: JobQueue, renderer: Renderer, store: FolderStore
 ) -> None:
     image = keep(store, picture(100, 64))
-    job = await handled(queue, renderer, edit(image, n=2, debug=True))
+    job = await handled(queue, renderer, edit(image, n=2, debug=True), WRITTEN)
     assert job.status is JobStatus.SUCCEEDED, job.error
     first, second = job.images
     assert first.id != second.id
@@ -134,14 +112,14 @@ async def test_the_client_s_own_mask_is_cut_as_its_picture_is(
     queue: JobQueue, renderer: Renderer, store: FolderStore
 ) -> None:
     image, mask = keep(store, picture(100, 64)), oval(100, 64).astype(np.uint8) * 255
-    job = await handled(queue, renderer, edit(image, mask=keep(store, mask)))
+    job = await handled(queue, renderer, edit(image, mask=keep(store, mask)), WRITTEN)
     (artifact,) = job.images[0].artifacts
     white = pixels_of(store, artifact.id)[..., 0]
     cut = mask[:, 18:82]
     assert np.array_equal(white[::8, ::8] > 0, cut.reshape(8, 8, 8, 8).any(axis=(1, 3)))
     edge = np.zeros((64, 100), np.uint8)
     edge[:, :10] = 255
-    refused = await handled(queue, renderer, edit(image, mask=keep(store, edge)))
+    refused = await handled(queue, renderer, edit(image, mask=keep(store, edge)), WRITTEN)
     assert refused.error is not None
     assert [(fault.field, fault.code) for fault in refused.error.errors] == [("mask", "nothing_to_paint")]
 
@@ -150,7 +128,7 @@ async def test_what_a_model_cannot_edit_is_refused(
     queue: JobQueue, start_engine: StartEngine, inpainting_model: LoadedModel, store: FolderStore
 ) -> None:
     renderer = Renderer(start_engine(inpainting_model), store)
-    job = await handled(queue, renderer, edit(keep(store, picture(64, 64)), model=inpainting_model.name))
+    job = await handled(queue, renderer, edit(keep(store, picture(64, 64)), model=inpainting_model.name), WRITTEN)
     renderer.close()
     assert job.error is not None
     assert [(fault.field, fault.code) for fault in job.error.errors] == [("task", "not_offered")]
@@ -160,25 +138,6 @@ async def test_an_edit_whose_worker_dies_goes_on_and_ends_with_the_same_bytes(
     queue: JobQueue, store: FolderStore, start_engine: StartEngine, model: LoadedModel
 ) -> None:
     request = edit(keep(store, picture(64, 64)), num_inference_steps=8)
-    first, second = Renderer(start_engine(model), store), None
-    try:
-        whole = await handled(queue, first, request)
-        claim = await claimed(queue, request)
-        dying = asyncio.create_task(first.handle(claim))
-        await eventually(lambda: (store.root / "states" / f"{claim.job.id}.0").exists())
-        dying.cancel()
-        await asyncio.gather(dying, return_exceptions=True)
-        await claim.release()
-
-        engine = start_engine(model)
-        second = Renderer(engine, store)
-        again = await queue.claim(Stage.RENDER, worker="worker-2")
-        assert again is not None
-        await second.handle(again)
-    finally:
-        for renderer in (first, second):
-            if renderer is not None:
-                renderer.close()
-    ended = await queue.get(claim.job.id)
+    whole, ended, engine = await handled_by_two(queue, store, start_engine, model, request, WRITTEN)
     assert ended.images == whole.images
     assert engine.counters.steps < 5 + 2 * 8

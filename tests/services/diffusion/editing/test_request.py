@@ -14,7 +14,8 @@ from services.diffusion.loading import LoadedModel
 from services.diffusion.pictures import Edit
 from services.diffusion.snapshots import fingerprint, pack, resume, take, unpack
 from services.diffusion.sources import Mask
-from tests.services.diffusion.editing.requests import SIZE, call, edit_request, finished, onesided
+from tests.services.diffusion.calls import call
+from tests.services.diffusion.editing.requests import SIZE, edit_request, finished, onesided
 from tests.services.diffusion.sources import oval
 
 STEPS = 2

@@ -1,0 +1,20 @@
+"""UNet calls of one request alone, without an engine."""
+
+from services.diffusion.encoding import encode_source
+from services.diffusion.loading import LoadedModel
+from services.diffusion.phases import Request
+from services.diffusion.stages import encode_prompts
+from services.diffusion.unet import predict
+
+BUCKET = 4  # rows, the smallest
+
+
+def call(request: Request, model: LoadedModel) -> None:
+    """Make the next call."""
+    if request.wants_source:
+        encode_source(request, model)
+    if request.wants_prompts:
+        encode_prompts(request, model)
+    assert request.phase is not None
+    ((noise_pred, _),) = predict(model, [request.phase.rows(request.latents)], BUCKET)
+    request.accept(noise_pred)

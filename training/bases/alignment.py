@@ -28,6 +28,7 @@ from training.world.requests import request_of
 from training.world.splits import Split
 
 WORLD_SIZE = 1 << 20  # scenes of one pass
+ENDLESS = 1 << 40
 REQUEST_SHARE = 0.1  # texts that are a person's words, for contrast only
 BACKGROUND_SHARE = 0.85  # of the other texts, those that tell the background
 
@@ -57,6 +58,30 @@ class Pair(NamedTuple):
     pixels: Pixels
     patches: dict[str, list[int]]
     told: Told
+
+
+class Seen(NamedTuple):
+    """A picture and what is true of its patches."""
+
+    pixels: Pixels
+    patches: dict[str, list[int]]
+
+
+@dataclass(frozen=True)
+class LabeledPictures:
+    """Pictures whose patches are known, for a tower alone."""
+
+    image_size: int
+    patch_size: int
+    split: Split = "train"
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def example(self, position: int, seed: int) -> Seen:
+        """Return the picture of a scene."""
+        scene = sample_scene(position, self.split)
+        return Seen(draw(scene, self.image_size), patch_labels(scene, self.image_size // self.patch_size))
 
 
 @dataclass(frozen=True)
@@ -137,13 +162,16 @@ def patch_labels(scene: Scene, side: int) -> dict[str, list[int]]:
 
 def collate(pairs: list[Pair], seeds: list[int]) -> Batch:
     """Stack pairs; labels are int64 (b, 77) and (b, patches) by name, behind `text.` and `patch.`."""
-    batch: Batch = {
-        "pixels": torch.from_numpy(np.stack([pair.pixels for pair in pairs])),
-        "input_ids": torch.tensor([pair.told.ids for pair in pairs]),
-    }
+    batch = collate_seen([Seen(pair.pixels, pair.patches) for pair in pairs], seeds)
+    batch["input_ids"] = torch.tensor([pair.told.ids for pair in pairs])
     batch |= {f"text.{name}": torch.tensor([pair.told.labels[name] for pair in pairs]) for name in TEXT_CLASSES}
-    batch |= {f"patch.{name}": torch.tensor([pair.patches[name] for pair in pairs]) for name in PATCH_CLASSES}
     return batch
+
+
+def collate_seen(seen: list[Seen], seeds: list[int]) -> Batch:
+    """Stack pictures, uint8 (b, side, side, 3), and their labels, int64 (b, patches) by name, behind `patch.`."""
+    batch: Batch = {"pixels": torch.from_numpy(np.stack([each.pixels for each in seen]))}
+    return batch | {f"patch.{name}": torch.tensor([each.patches[name] for each in seen]) for name in PATCH_CLASSES}
 
 
 @cache
@@ -170,19 +198,52 @@ class Aligned(torch.nn.Module):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Return (text x picture logits (b, b), token logits by name, patch logits by name)."""
         text = self.text_encoder(input_ids=input_ids)
-        mean, std = _normalization(pixels.device)
-        inputs = (pixels.permute(0, 3, 1, 2).float().div(255) - mean) / std
-        vision = self.vision_tower(pixel_values=inputs, output_hidden_states=True)
+        vision = _seen(self.vision_tower, pixels)
         texts = F.normalize(self.text_projection(text.pooler_output), dim=-1)
         pictures = F.normalize(self.visual_projection(vision.pooler_output), dim=-1)
         logits = self.logit_scale.clamp(max=4.6052).exp() * texts @ pictures.T  # at most 100, as CLIP
         tokens = self.text_readings(text.last_hidden_state).split(list(TEXT_CLASSES.values()), dim=-1)
-        patches = self.patch_readings(vision.hidden_states[-2][:, 1:]).split(list(PATCH_CLASSES.values()), dim=-1)
         return (
             logits,
             dict(zip(TEXT_CLASSES, tokens, strict=True)),
-            dict(zip(PATCH_CLASSES, patches, strict=True)),
+            _patch_logits(self.patch_readings, vision),
         )
+
+
+class Sighted(torch.nn.Module):
+    """A vision tower with linear readings of its patches."""
+
+    def __init__(self, vision_tower: Any) -> None:
+        super().__init__()
+        self.vision_tower = vision_tower
+        self.patch_readings = torch.nn.Linear(vision_tower.config.hidden_size, sum(PATCH_CLASSES.values()))
+
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return patch logits by name, (b, patches, classes)."""
+        return _patch_logits(self.patch_readings, _seen(self.vision_tower, pixels))
+
+
+def _seen(vision_tower: Any, pixels: torch.Tensor) -> Any:
+    """Return what a tower makes of uint8 pictures, with all hidden states."""
+    mean, std = _normalization(pixels.device)
+    inputs = (pixels.permute(0, 3, 1, 2).float().div(255) - mean) / std
+    return vision_tower(pixel_values=inputs, output_hidden_states=True)
+
+
+def _patch_logits(readings: Any, vision: Any) -> dict[str, torch.Tensor]:
+    """Read the layer that language models read."""
+    logits = readings(vision.hidden_states[-2][:, 1:]).split(list(PATCH_CLASSES.values()), dim=-1)
+    return dict(zip(PATCH_CLASSES, logits, strict=True))
+
+
+def sight_loss_of(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
+    """Return the cross-entropies of a tower's readings, and how many are right: of all, and of objects' shapes."""
+    logits = model(batch["pixels"])
+    loss, right = _read(logits, batch, "patch")
+    shapes = batch["patch.shape"]
+    is_object = shapes != PATCH_CLASSES["shape"] - 1
+    found = (logits["shape"].argmax(-1) == shapes)[is_object]
+    return {"loss": loss, "right": right, "shapes_right": found.float().mean()}
 
 
 def loss_of(model: Any, batch: Batch) -> dict[str, torch.Tensor]:

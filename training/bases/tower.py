@@ -1,0 +1,93 @@
+"""The tiny language model's eyes: a vision tower that learns on until each patch knows the object it is of.
+
+    accelerate launch -m training.bases.tower --recipe training/recipes/tiny-tower.yaml
+
+CLIP's tower, as contrast with texts leaves it, knows colors and backgrounds and hardly any shape, and a language model
+whose tower is frozen (LLMGA.md §1.4) can say no more than the tower knows. So it goes on here with the readings of its
+patches alone (`training.bases.alignment`). The run's folder then holds `vision_tower/`. Text encoders stay as they were.
+"""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.recipes import Recipe, options
+
+if TYPE_CHECKING:
+    from training.runs import Fitted
+
+STAGE = "tower"
+
+
+class TowerRecipe(Recipe):
+    """base: folder of the `CLIPVisionModel` to begin with."""
+
+    base: Path
+
+
+def train(recipe: TowerRecipe) -> Path:
+    """Train and write `vision_tower/` into the run's folder; return it."""
+    return export(recipe, fit_recipe(recipe))
+
+
+def fit_recipe(recipe: TowerRecipe) -> "Fitted":
+    """Train by the recipe."""
+    import torch
+
+    from services.diffusion.libraries import CLIPVisionModel
+    from training.bases.alignment import LabeledPictures, Sighted, collate_seen, sight_loss_of
+    from training.runs import fit
+
+    torch.manual_seed(recipe.plan.seed)
+    tower = CLIPVisionModel.from_pretrained(
+        recipe.base, use_safetensors=True, local_files_only=True, dtype=torch.float32
+    )
+    pictures = LabeledPictures(tower.config.image_size, tower.config.patch_size)
+    return fit(
+        Sighted(tower),
+        sight_loss_of,
+        pictures,
+        collate_seen,
+        recipe.plan.plan(examples=len(pictures)),
+        recipe.out,
+        loaders=recipe.loaders,
+        tags={"recipe": recipe.model_dump(mode="json")},
+    )
+
+
+def export(recipe: TowerRecipe, fitted: "Fitted") -> Path:
+    """Write the tower; the main process does."""
+    from training.bases.export import write_vision_tower
+
+    if fitted.is_main:
+        model = fitted.averaged() if fitted.ema else fitted.model
+        write_vision_tower(recipe.out / "vision_tower", model.vision_tower)
+    return recipe.out
+
+
+def dry_run(recipe: TowerRecipe) -> None:
+    """Take two steps from random weights, resume from the first and export."""
+    from training.minis.bases import build_tower
+    from training.runs.resuming import run_twice
+
+    with tempfile.TemporaryDirectory() as folder:
+        build_tower(Path(folder) / "base")
+        changes = {"base": Path(folder) / "base", "out": Path(folder) / "run", "plan": recipe.plan.dry()}
+        dry = recipe.model_copy(update=changes)
+        export(dry, run_twice(lambda: fit_recipe(dry), dry.out))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    given = options("training.bases.tower", __doc__, TowerRecipe, STAGE, arguments)
+    if given.dry_run:
+        dry_run(given.recipe)
+    else:
+        train(given.recipe)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

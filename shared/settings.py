@@ -258,6 +258,11 @@ class MLLMSettings(_Group):
         default=0.2, ge=0, le=2, allow_inf_nan=False, description="Sampling temperature; 0 is greedy."
     )  # LLMGA's serving default (LLMGA.md §2)
     max_tokens: int = Field(default=512, ge=1, le=4_096, description="Longest answer in tokens.")
+    opening_tag: Literal["given", "written"] = Field(
+        default="given",
+        description="`<gen_image>`, with which an answer that asks for a picture begins: `given` to the model, so that "
+        "the first words come some tokens sooner and every answer has it, or `written` by it.",
+    )
     system_prompt: Literal["trained", "cli"] = Field(
         default="trained", description="The system prompt of training, or that of the released command line."
     )

@@ -90,6 +90,8 @@ class PromptEndpoint:
             top_p=wanted.top_p,
             seed=wanted.seed,
             logprobs=wanted.logprobs,
+            # Who checks token by token sees the tag among them.
+            opens=settings.opening_tag == "given" and wanted.logprobs is None and not wanted.return_token_ids,
         )
         return carry_out(self._writer(), work, sampling, request_id=request_id, priority=DIRECT_PRIORITY)
 

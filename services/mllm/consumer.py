@@ -148,6 +148,7 @@ class PromptJobs:
             max_tokens=self._settings.max_tokens,
             temperature=self._settings.temperature,
             seed=request.seed,
+            opens=self._settings.opening_tag == "given",
         )
 
 

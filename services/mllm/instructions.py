@@ -34,6 +34,9 @@ class Writing(StrEnum):
     ANSWER = "answer"
 
 
+# Of which one prompt is wanted, and nothing else.
+PICTURES = frozenset({Writing.TEXT_TO_IMAGE, Writing.SIMILAR, Writing.INPAINT, Writing.OUTPAINT, Writing.EDIT})
+
 # The first turn of an edit, which gives the caption of the picture as it is. The released editing has exactly
 # this text (LLMGA.md §3.2), so it is kept for every language.
 SOURCE_CAPTION = "Generate a similar image"

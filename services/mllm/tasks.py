@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from services.mllm.conversation import Turn
 from services.mllm.generation_prompt import CLOSE_TAG, OPEN_TAG, Fallback
-from services.mllm.instructions import SOURCE_CAPTION, Writing, question, wants_several
+from services.mllm.instructions import PICTURES, SOURCE_CAPTION, Writing, question, wants_several
 from services.mllm.pictures import Picture
 from services.mllm.writing import Answer, PromptWriter, Sampling
 from shared.contracts import GenerationPrompt, GenerationRequest, HistoryTurn, Task
@@ -99,6 +99,8 @@ async def carry_out(
     )
     if work.writing in (Writing.STORY, Writing.ANSWER):
         sampling = replace(sampling, stop=())  # to its end
+    if work.writing not in PICTURES:
+        sampling = replace(sampling, opens=False)
     ask = writer.speak if work.writing is Writing.ANSWER else writer.write
     parts = ask([*history, asked], sampling, picture=work.picture, request_id=request_id, priority=priority)
     async with aclosing(parts):

@@ -39,11 +39,12 @@ class ImageSlot:
 @dataclass(frozen=True)
 class TokenizedPrompt:
     """Token ids to be continued. `length` counts the picture's positions; `dropped_turns` those that did not
-    fit."""
+    fit. `has_begun`: whether the ids end with the beginning of the answer that was asked for."""
 
     token_ids: list[int]
     length: int
     dropped_turns: int
+    has_begun: bool = False
 
 
 def encode(
@@ -96,10 +97,19 @@ class PromptBuilder:
         self._system_prompt: SystemPrompt = system_prompt
 
     def build(
-        self, turns: Sequence[Turn], *, has_image: bool = False, own_system: str | None = None
+        self,
+        turns: Sequence[Turn],
+        *,
+        has_image: bool = False,
+        own_system: str | None = None,
+        begun: str = "",
     ) -> TokenizedPrompt:
         """Return the prompt of a conversation; the picture, if there is one, comes with its first turn that
         is left. `own_system` takes the place of the family's system prompt.
+
+        begun: what the answer is to begin with. The ids are then those that the model itself would have written;
+        where its tokens would grow together with what is around them, the model has to write it, and `has_begun`
+        is false.
 
         Raises:
             PromptTooLong: the last turn alone does not fit.
@@ -120,19 +130,29 @@ class PromptBuilder:
                 system_prompt=self._system_prompt,
                 own_system=own_system,
             )
-            ids = encode(
-                self._tokenizer,
-                texts,
-                self._image_slot.token_id if has_image else None,
-                space_before=self._space_before,
-            )
+            ids = self._encode(texts, has_image)
             length = len(ids) + (self._image_slot.tokens - 1 if has_image else 0)
             if length <= self._max_prompt_tokens:
-                return TokenizedPrompt(ids, length, dropped)
+                prompt = TokenizedPrompt(ids, length, dropped)
+                return self._begun(prompt, texts, has_image, begun) if begun else prompt
         raise PromptTooLong(
             f"The instruction takes {length} tokens with everything around it; "
             f"the language model takes {self._max_prompt_tokens}."
         )
+
+    def _begun(self, prompt: TokenizedPrompt, texts: list[str], has_image: bool, begun: str) -> TokenizedPrompt:
+        """Return the prompt with the beginning of its answer, if that is what the model would have written."""
+        texts = [*texts[:-1], texts[-1] + self._template.answering + begun]
+        ids = self._encode(texts, has_image)
+        goes_on = self._encode([*texts[:-1], texts[-1] + " a"], has_image)
+        before = len(prompt.token_ids)
+        if ids[:before] != prompt.token_ids or goes_on[: len(ids)] != ids:
+            return prompt
+        return TokenizedPrompt(ids, prompt.length + len(ids) - before, prompt.dropped_turns, has_begun=True)
+
+    def _encode(self, texts: Sequence[str], has_image: bool) -> list[int]:
+        image_token_id = self._image_slot.token_id if has_image else None
+        return encode(self._tokenizer, texts, image_token_id, space_before=self._space_before)
 
     def _neutralised(self, text: str) -> str:
         """Break up the spellings of control tokens: `<|im_end|>` becomes `< |im_end|>`."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from services.mllm.conversation import Turn
-from services.mllm.generation_prompt import CLOSE_TAG, Fallback, GenerationPromptParser
+from services.mllm.generation_prompt import CLOSE_TAG, OPEN_TAG, Fallback, GenerationPromptParser
 from services.mllm.pictures import Picture
 from services.mllm.tokenization import PromptBuilder, TokenizedPrompt
 from shared import metrics
@@ -25,6 +25,8 @@ class Sampling:
     stop: texts that end the answer, besides the family's terminators. The default ends it with its first
     prompt, as a closed prompt cannot change any more; without any the model goes on to its end.
     keeps_stop: whether the text that ended the answer is part of it.
+    opens: whether an answer that is to be a prompt is given its opening tag, with which every such answer of the
+        models' training begins: its first words come that many steps sooner. The tag is no token of the answer then.
     """
 
     max_tokens: int
@@ -34,6 +36,7 @@ class Sampling:
     logprobs: int | None = None
     stop: tuple[str, ...] = (CLOSE_TAG,)
     keeps_stop: bool = True
+    opens: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class PromptWriter:
         """
         parser = GenerationPromptParser()
         pieces, answer = self._ask(turns, sampling, picture, request_id, priority)
+        parser.feed(answer.text)  # the tag, if it was given
         async with aclosing(pieces):
             async for piece in pieces:
                 if delta := parser.feed(piece.text):
@@ -158,7 +162,8 @@ class PromptWriter:
         Raises:
             PromptTooLong: the conversation does not fit the model.
         """
-        sampling = replace(sampling, stop=tuple(stop for stop in sampling.stop if stop != CLOSE_TAG), keeps_stop=False)
+        stop = tuple(stop for stop in sampling.stop if stop != CLOSE_TAG)
+        sampling = replace(sampling, stop=stop, keeps_stop=False, opens=False)
         pieces, answer = self._ask(turns, sampling, picture, request_id, priority, own_system)
         told = False
         space = ""  # is part of the answer only if something follows
@@ -181,9 +186,10 @@ class PromptWriter:
         own_system: str | None = None,
     ) -> tuple[AsyncGenerator[Piece, None], Answer]:
         """Return the engine's pieces, and an answer that has in it what was taken from them so far."""
-        built = self._builder.build(turns, has_image=picture is not None, own_system=own_system)
+        begun = OPEN_TAG if sampling.opens else ""
+        built = self._builder.build(turns, has_image=picture is not None, own_system=own_system, begun=begun)
         sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self._max_model_len - built.length))
-        answer = Answer(built.token_ids, built.length, built.dropped_turns)
+        answer = Answer(built.token_ids, built.length, built.dropped_turns, text=begun if built.has_begun else "")
         return self._pieces(built, sampling, picture, request_id, priority, answer), answer
 
     async def _pieces(
@@ -195,7 +201,7 @@ class PromptWriter:
         priority: int,
         answer: Answer,
     ) -> AsyncGenerator[Piece, None]:
-        texts: list[str] = []
+        texts = [answer.text]
         pieces = self._engine.generate(
             built.token_ids, sampling, picture=picture, request_id=request_id, priority=priority
         )

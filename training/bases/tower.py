@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from training.recipes import Recipe, options
 
@@ -27,6 +27,24 @@ class TowerRecipe(Recipe):
     base: Path
 
 
+def place(tower: Any) -> None:
+    """Give a tower's patches their places as sines and cosines of row and column (Beyer et al. 2022).
+
+    Patches then find their neighbors from the first step on; with places that are learned from noise, that alone takes
+    tens of thousands of pictures.
+    """
+    import torch
+
+    side = tower.config.image_size // tower.config.patch_size
+    waves = tower.config.hidden_size // 4
+    rates = 1.5 / 100 ** (torch.arange(waves) / waves)  # radians a patch
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    angles = torch.cat([rows.reshape(-1, 1) * rates, columns.reshape(-1, 1) * rates], dim=1)
+    (places,) = [part for name, part in tower.named_modules() if name.endswith("position_embedding")]
+    with torch.no_grad():
+        places.weight[1:] = 0.5 * torch.cat([angles.sin(), angles.cos()], dim=1)  # the class token has its own
+
+
 def train(recipe: TowerRecipe) -> Path:
     """Train and write `vision_tower/` into the run's folder; return it."""
     return export(recipe, fit_recipe(recipe))
@@ -40,10 +58,11 @@ def fit_recipe(recipe: TowerRecipe) -> "Fitted":
     from training.bases.alignment import LabeledPictures, Sighted, collate_seen, sight_loss_of
     from training.runs import fit
 
-    torch.manual_seed(recipe.plan.seed)
+    torch.manual_seed(recipe.plan.seed)  # of the readings
     tower = CLIPVisionModel.from_pretrained(
         recipe.base, use_safetensors=True, local_files_only=True, dtype=torch.float32
     )
+    place(tower)
     pictures = LabeledPictures(tower.config.image_size, tower.config.patch_size)
     return fit(
         Sighted(tower),

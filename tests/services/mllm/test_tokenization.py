@@ -6,9 +6,11 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from services.mllm.conversation import QWEN2, VICUNA, Turn, render
+from services.mllm.conversation import QWEN2, TEMPLATES, VICUNA, Turn, render
 from services.mllm.tokenization import ImageSlot, PromptBuilder, encode
 from shared.errors import PromptTooLong
+from training.data.tokens import prompt_builder
+from training.minis.tokenizers import write_tokenizer
 
 SLOT = ImageSlot(token_id=7, tokens=16)
 
@@ -105,3 +107,41 @@ def test_qwen2_has_no_bos(mini: Path) -> None:
     ids = encode(tokenizer, [text])
     assert tokenizer.decode(ids) == text
     assert ids[0] == tokenizer.convert_tokens_to_ids("<|im_start|>")
+
+
+@pytest.mark.parametrize("has_image", [True, False])
+@pytest.mark.parametrize("family", sorted(TEMPLATES))
+def test_a_given_beginning_has_the_tokens_that_the_model_was_trained_to_write(
+    tmp_path: Path, family: str, has_image: bool
+) -> None:
+    published = "vicuna" if family == "llama2" else family  # the same tokenizer
+    write_tokenizer(tmp_path, published)
+    trained = prompt_builder(tmp_path, published)
+    turns = [Turn("Draw it", "<gen_image> a cat </gen_image>"), Turn("Draw a fox")]
+    plain = trained.build(turns, has_image=has_image)
+    begun = trained.build(turns, has_image=has_image, begun="<gen_image>")
+    whole = trained.build([turns[0], Turn("Draw a fox", "<gen_image> a fox </gen_image>")], has_image=has_image)
+    assert begun.has_begun
+    assert not plain.has_begun
+    assert whole.token_ids[: len(begun.token_ids)] == begun.token_ids
+    assert begun.token_ids[: len(plain.token_ids)] == plain.token_ids
+    assert 0 < begun.length - plain.length == len(begun.token_ids) - len(plain.token_ids)
+
+
+def test_a_beginning_whose_tokens_grow_together_with_the_next_is_left_to_the_model() -> None:
+    tokenizer = byte_tokenizer(bos=None)
+    vocabulary = {"<s>": 0, "</s>": 1} | {
+        sign: index + 10 for index, sign in enumerate([*sorted(pre_tokenizers.ByteLevel.alphabet()), ">Ġ"])
+    }
+    merging = Tokenizer(models.BPE(vocab=vocabulary, merges=[(">", "Ġ")]))
+    merging.pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
+    grown = PromptBuilder(
+        PreTrainedTokenizerFast(tokenizer_object=merging),
+        QWEN2,
+        control_tokens=[],
+        image_slot=SLOT,
+        max_prompt_tokens=999,
+    )
+    built = grown.build([Turn("Draw it")], begun="<gen_image>")
+    assert not built.has_begun
+    assert built == grown.build([Turn("Draw it")])

@@ -163,3 +163,33 @@ async def test_a_picture_goes_to_the_engine_and_one_id_stands_for_it() -> None:
     await written(engine)
     assert engine.prompts[1][1] is None
     assert 999 not in engine.prompts[1][0]
+
+
+async def test_an_answer_that_is_given_its_tag_tells_its_first_words_at_once() -> None:
+    engine = ScriptedEngine(" a fox", " sleeps </gen_image>")
+    parts = writer(engine).write(TURNS, Sampling(64, 0.0, opens=True), request_id="r", priority=0)
+    first, *_, answer = [part async for part in parts]
+    assert isinstance(answer, Answer)
+    assert first == "a fox"
+    assert (answer.prompt.text, answer.prompt.fallback) == ("a fox sleeps", None)
+    assert answer.text == "<gen_image> a fox sleeps </gen_image>"
+    assert (answer.token_ids, answer.prompt.completion_tokens) == ([1, 2], 2)  # the tag is none of them
+    _, plain = await written(other := ScriptedEngine("<gen_image> a"))
+    tag = len(engine.prompts[0][0]) - len(other.prompts[0][0])
+    assert tag == len("<gen_image>")  # a token per byte here
+    assert answer.prompt_tokens == plain.prompt_tokens + tag
+
+
+async def test_an_answer_that_is_given_its_tag_and_is_cut_off_keeps_what_it_has() -> None:
+    engine = ScriptedEngine(" a", " fox", finish_reason="length")
+    parts = writer(engine).write(TURNS, Sampling(64, 0.0, opens=True), request_id="r", priority=0)
+    *_, answer = [part async for part in parts]
+    assert isinstance(answer, Answer)
+    assert (answer.prompt.text, answer.prompt.fallback, answer.prompt.finish_reason) == ("a fox", "unclosed", "length")
+
+
+async def test_what_is_spoken_is_given_no_tag() -> None:
+    engine, other = ScriptedEngine("hello"), ScriptedEngine("hello")
+    for asked, opens in ((engine, True), (other, False)):
+        [_ async for _ in writer(asked).speak(TURNS, Sampling(64, 0.0, opens=opens), request_id="r", priority=0)]
+    assert engine.prompts == other.prompts

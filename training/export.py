@@ -76,7 +76,7 @@ def export_published(
             shutil.copyfile(base / name, beside / name)
     _write_generation_config(beside, base, family)
     tied = bool(config.get("tie_word_embeddings", family == "gemma"))
-    source = _stored_tensors(base) if language_model is None else iter(language_model.items())
+    source = _language_model(base) if language_model is None else iter(language_model.items())
 
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
         for name, tensor in source:
@@ -134,6 +134,13 @@ def _write_generation_config(folder: Path, base: Path, family: str) -> None:
     tokens = open_vocabulary(base, ARCHITECTURES[MODEL_TYPES[family]]).tokens
     stop = [tokens[token] for token in TEMPLATES[family].stop if token in tokens]
     write_json(folder / "generation_config.json", {"eos_token_id": stop, "do_sample": True, "temperature": 0.2})
+
+
+def _language_model(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the language model's tensors of a base, which may be a published LLMGA checkpoint."""
+    for name, tensor in _stored_tensors(folder):
+        if not name.startswith(("model.mm_projector.", _TOWER)):
+            yield name, tensor
 
 
 def _stored_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:

@@ -12,6 +12,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
+from services.mllm.checkpoints import CheckpointError
+from services.mllm.checkpoints.families import ARCHITECTURES, text_config
+from services.mllm.checkpoints.files import read_json
 from services.mllm.torchvision_schemas import register
 from training.data.formats import DataError
 from training.data.labels import IGNORED
@@ -107,10 +110,11 @@ def load_llava(
 ) -> Llava:
     """Put a base language model and a tower together, with a new projector.
 
+    base: a Hugging Face checkpoint, or a published LLMGA one, of which the language model is taken.
     bits: 4 (nf4, double quantization) or 8 for a language model that only an adapter will change.
 
     Raises:
-        DataError: a folder is missing.
+        DataError: a folder is missing, or its configuration makes no sense.
     """
     for folder, what in ((base, "base language model"), (tower, "CLIP tower")):
         if not (folder / "config.json").is_file():
@@ -125,12 +129,30 @@ def load_llava(
     more: dict[str, Any] = {}
     if bits is not None:
         more = {"quantization_config": _quantization(bits, dtype)}
+    if (config := _published_config(base)) is not None:
+        more["config"] = config
     language_model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, attn_implementation=attention, **more)
     vision = CLIPVisionModel.from_pretrained(tower, dtype=dtype, attn_implementation="sdpa")
     if gradient_checkpointing:
         language_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     projector = new_projector(vision.config.hidden_size, language_model.config.hidden_size).to(dtype)
     return Llava(language_model, vision, projector)
+
+
+def _published_config(base: Path) -> Any | None:
+    """Return the language model's configuration in a published LLMGA checkpoint, None of any other."""
+    path = base / "config.json"
+    try:
+        published = read_json(path)
+        architecture = ARCHITECTURES.get(str(published.get("model_type")))
+        if architecture is None:
+            return None
+        config = text_config(path, architecture, published)
+    except CheckpointError as error:
+        raise DataError(str(error)) from None
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(**config)
 
 
 def _quantization(bits: int, dtype: torch.dtype) -> Any:

@@ -46,7 +46,9 @@ def mixture_of(recipe: MLLMRecipe, image_tokens: int) -> Mixture:
     """Return the examples of a recipe; how many items of each file are used is logged."""
     sets = []
     for source in recipe.data:
-        items = read_items(source.json_file, source.kind, images=source.images, on_error=recipe.on_error)
+        items = read_items(
+            source.json_file, source.kind, images=source.images, on_error=recipe.on_error, at_most=source.at_most
+        )
         _log.info("%s", items.counts)
         sets.append(items)
     return Mixture(

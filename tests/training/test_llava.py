@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from services.mllm.checkpoints import convert
 from services.mllm.conversation import Turn
@@ -139,3 +140,35 @@ def test_published_projector_file_is_read_and_other_pickles_are_refused(tmp_path
     torch.save({"model.mm_projector.0.weight": Path("/")}, tmp_path / "hostile.bin")
     with pytest.raises(DataError, match=r"hostile\.bin: it is no projector"):
         read_projector(tmp_path / "hostile.bin")
+
+
+def test_an_llmga_checkpoint_goes_on_learning_where_it_was(
+    folder: Path, family: str, llava: Llava, tmp_path: Path
+) -> None:
+    export(folder, family, llava, tmp_path / "published")
+    again = load_llava(tmp_path / "published", folder / "clip-mini", attention="eager").eval()
+    again.projector.load_state_dict(read_projector(tmp_path / "published" / "model.safetensors"))
+    batch = batch_of(folder, family, llava, has_image=True)
+    with torch.no_grad():
+        torch.testing.assert_close(again(**batch), llava(**batch), rtol=0, atol=0)
+
+
+def test_an_adapter_on_an_llmga_checkpoint_leaves_each_tensor_once(
+    folder: Path, family: str, llava: Llava, tmp_path: Path
+) -> None:
+    export(folder, family, llava, tmp_path / "published")
+    export_published(
+        tmp_path / "again",
+        family=family,
+        base=tmp_path / "published",
+        tower=folder / "clip-mini",
+        language_model=None,
+        changes={},
+        projector={name: tensor + 1 for name, tensor in llava.projector.state_dict().items()},
+        dtype=torch.float32,
+    )
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("published", "again"))
+    assert set(before) == set(after)
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor + 1 if "mm_projector" in name else tensor, rtol=0, atol=0)
+    convert(tmp_path / "again", tmp_path / "served")

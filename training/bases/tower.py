@@ -4,7 +4,7 @@
 
 CLIP's tower, as contrast with texts leaves it, knows colors and backgrounds and hardly any shape, and a language model
 whose tower is frozen (LLMGA.md §1.4) can say no more than the tower knows. So it goes on here with the readings of its
-patches alone (`training.bases.alignment`). The run's folder then holds `vision_tower/`. Text encoders stay as they were.
+patches alone (`training.bases.alignment`). Its run leaves `vision_tower/`; text encoders stay as they were.
 """
 
 import sys

@@ -106,10 +106,13 @@ class JsonItems:
         return _PARSERS[self._kind](self._raw[index], self._images)
 
 
-def read_items(path: Path, kind: Kind, *, images: Path | None = None, on_error: OnError = "stop") -> JsonItems:
+def read_items(
+    path: Path, kind: Kind, *, images: Path | None = None, on_error: OnError = "stop", at_most: int | None = None
+) -> JsonItems:
     """Open a file of one of the published formats.
 
     images: the folder that the items' `image` is relative to; without it, items must have none.
+    at_most: items to use, the first of the file; how much of a mixture it is.
 
     Raises:
         DataError: the file cannot be read at all; or, with "stop", an item cannot be used.
@@ -117,6 +120,8 @@ def read_items(path: Path, kind: Kind, *, images: Path | None = None, on_error: 
     document = _Document(path)
     counts, folders, sound = Counts(path), _Folders(), []
     for index, entry in document.entries():
+        if len(sound) == at_most:
+            break
         try:
             _check(entry, kind, images, folders)
         except _Unusable as problem:

@@ -11,11 +11,12 @@ Family = Literal["vicuna", "llama3", "mistral", "qwen2", "phi3", "gemma"]
 
 
 class JsonData(Settings):
-    """A file of a published format (LLMGA.md §8), and the folder of its pictures."""
+    """A file of a published format (LLMGA.md §8), and the folder of its pictures; `at_most` of its items are used."""
 
     kind: Literal["text_to_image", "similar_image", "inpainting", "edit", "dialogue"]
     json_file: Path = Field(alias="json")
     images: Path | None = None
+    at_most: int | None = Field(None, ge=1)
 
 
 class Adapter(Settings):
@@ -30,7 +31,8 @@ class Adapter(Settings):
 class MLLMRecipe(Recipe):
     """A run of `pretrain` or `stage1`.
 
-    base, tower: folders of Hugging Face checkpoints. projector: what `pretrain` wrote, for `stage1`. shaping, side: see
+    base, tower: folders of Hugging Face checkpoints; base may be an LLMGA checkpoint in the published layout, whose
+    language model goes on learning. projector: what `pretrain` wrote, for `stage1`. shaping, side: see
     `training.data.pictures`. chinese: share of requests about pictures that are put in Chinese.
     """
 

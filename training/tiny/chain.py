@@ -11,7 +11,11 @@ from pathlib import Path
 
 from training.recipes.recipe import FOLDER
 
-SCENES = 12_000  # of each kind in the corpus of the language model
+# Arguments of the corpora that the language model reads, below `runs/`; the second has other scenes.
+WORLDS = {
+    "world": ["--count", "12000"],
+    "world-sight": ["--count", "30000", "--seed", "1", "--pictures", "world", "Edit"],
+}
 
 _log = logging.getLogger("llmga.training")
 
@@ -27,7 +31,7 @@ class Stage:
     def arguments(self, small: bool) -> list[str]:
         """Return the command's arguments; `small` for a few minutes in all, on less of everything."""
         if self.module == "training.world":
-            return ["runs/world", "--count", str(SMALL_SCENES if small else SCENES)]
+            return [f"runs/{self.name}", *WORLDS[self.name], *(["--count", str(SMALL_SCENES)] if small else [])]
         changes = SMALL[self.name] if small else []
         return ["--recipe", str(FOLDER / f"tiny-{self.name}.yaml"), *(["--set", *changes] if changes else [])]
 
@@ -46,6 +50,11 @@ STAGES = (
     _stage("language", "bases.language", "tiny-language/checkpoint/meta.json"),
     _stage("pretrain", "pretrain", "tiny-pretrain/mm_projector.safetensors"),
     _stage("stage1", "stage1", "tiny-stage1/checkpoint/meta.json"),
+    # The language model, which knows what is asked by now, gets eyes for shapes, and goes on with new scenes.
+    _stage("tower", "bases.tower", "tower/vision_tower/config.json"),
+    _stage("world-sight", "world", "world-sight/jsons/text-data/talk.json"),
+    _stage("pretrain-sight", "pretrain", "tiny-pretrain-sight/mm_projector.safetensors"),
+    _stage("sight", "stage1", "tiny-sight/checkpoint/meta.json"),
     _stage("restoration-s1", "restoration", "restoration-s1/export/meta.json"),
     _stage("restoration-s2", "restoration", "restoration/export/meta.json"),
 )
@@ -68,6 +77,9 @@ SMALL: dict[str, list[str]] = {
     "language": _small(40, 8, "length=96"),
     "pretrain": _small(4, 8),
     "stage1": _small(24, 8, "plan.restarts=[]"),
+    "tower": _small(16, 8),
+    "pretrain-sight": _small(4, 8),
+    "sight": _small(8, 8),
     "restoration-s1": _small(24, 4),
     "restoration-s2": [*_small(4, 4), *_small(4, 4, plan="encoder_plan")],
 }

@@ -164,3 +164,14 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
 def test_file_in_which_every_item_is_skipped_is_refused_with_the_reasons(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="2 skipped"):
         read_items(write(tmp_path, [{}, {}]), "text_to_image", on_error="skip")
+
+
+def test_no_more_items_are_used_than_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "talk.json").write_text(
+        json.dumps(
+            [{"conversations": [{"from": "human", "value": f"{n}"}, {"from": "gpt", "value": "x"}]} for n in range(5)]
+        )
+    )
+    used = read_items(tmp_path / "talk.json", "dialogue", at_most=3)
+    assert (len(used), used.counts.used) == (3, 3)
+    assert len(read_items(tmp_path / "talk.json", "dialogue", at_most=9)) == 5

@@ -60,6 +60,22 @@ engine.predict = predict
 sys.exit(main([]))
 """
 
+# A worker that is killed at one place of a picture's way, where no event tells that it is there.
+DIES_AT = """
+import os
+import signal
+import sys
+import services.diffusion.{module} as module
+from services.diffusion.__main__ import main
+
+def dies(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+assert hasattr(module, {name!r})
+module.{name} = dies
+sys.exit(main([]))
+"""
+
 Process = subprocess.Popen[bytes]
 Start = Callable[..., Process]
 
@@ -341,6 +357,42 @@ async def test_a_worker_that_is_killed_in_any_phase_costs_nobody_a_picture(
         another = start(**settings)
         processes[another.pid] = another
         await ready(queue, 2)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "engine.decode_latents",
+        *(
+            pytest.param(place, marks=pytest.mark.deep)
+            for place in ("engine.encode_source", "engine.encode_prompts", "finishing.restored", "consumer.encode_file")
+        ),
+    ],
+)
+async def test_a_worker_that_is_killed_between_steps_costs_nobody_a_picture(
+    start: Start, queue: JobQueue, store: FolderStore, tmp_path: Path, place: str
+) -> None:
+    small = RestorationConfig(scale=1, dim=16, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1)
+    restoration.save(DiffRIRS2(small), tmp_path / "restoration")
+    settings = {"DIFFUSION__RESTORATION": str(tmp_path / "restoration")}
+    module, name = place.split(".")
+    dying = start("-c", DIES_AT.format(module=module, name=name), **settings)
+    await ready(queue)
+    inputs = {"image": keep(store, picture(150, 90)), "mask": keep(store, oval(150, 90).astype(np.uint8) * 255)}
+    request = job_request(task=Task.INPAINT, restore="on", num_inference_steps=12, **inputs)
+    job_id = await submit(queue, request)
+    assert await exit_status(dying) == -signal.SIGKILL
+    start(**settings)
+    job = await ended(queue, job_id)
+    assert (job.status, job.attempts) == (JobStatus.SUCCEEDED, 2)
+    again = await history(queue, job_id)
+    second = [event.type for event in again].index(EventType.STARTED, 2)
+    steps = [event for event in again[second:] if event.type is EventType.RENDER_PROGRESS]
+    if "encode_" not in name or module == "consumer":
+        assert steps[0].data["resumed"]
+        assert steps[0].data["step"] >= 10  # of twelve; what is left is painted again
+    undisturbed = await ended(queue, await submit(queue, request))
+    assert job.images == undisturbed.images
 
 
 async def test_the_death_of_the_device_thread_ends_the_process_and_the_job_goes_on_elsewhere(

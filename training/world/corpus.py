@@ -8,6 +8,7 @@
 | `llava_world.json` | questions about a picture, and edits in the two turns of serving | `world`, `Edit` |
 | `llava_pretrain.json` | one description per picture, for the projector | `world` |
 | `text-data/{requests,talk}.json` | conversations without a picture | none |
+| `text-data/changes.json` | a request and changes to its picture, in the words of serving | none |
 
 Every item is a pure function of the seed and its number. All languages are mixed, `chinese` of them Chinese; the
 captions are always English.
@@ -23,9 +24,10 @@ from typing import Any, Literal
 from PIL import Image
 from tqdm import tqdm
 
+from services.mllm.instructions import Writing, question
 from training.world.captions import caption_of
 from training.world.drawing import draw
-from training.world.edits import Edit, sample_edit
+from training.world.edits import Edit, edit_of, sample_edit
 from training.world.objects import Scene
 from training.world.questions import questions_of, sample_talk
 from training.world.requests import Request, sample_request
@@ -192,6 +194,21 @@ def _requests(corpus: Corpus) -> Iterator[Item]:
         yield {"id": f"request-{index}", "conversations": conversation(*turns)}
 
 
+def _changes(corpus: Corpus) -> Iterator[Item]:
+    for index in range(corpus.count):
+        rng = random.Random(f"changes {corpus.seed} {index}")
+        scene, request = corpus.request(index)
+        turns = [question(Writing.TEXT_TO_IMAGE, request.text), generation(caption_of(scene))]
+        for number in range(rng.choice((1, 1, 1, 2, 2, 3))):
+            edit = edit_of(scene, corpus.seed_of(index) * 8 + number, corpus.split, request.language)
+            scene = edit.after
+            turns += [
+                question(Writing.TEXT_TO_IMAGE, edit.instruction, goes_on=True),
+                generation(caption_of(scene)),
+            ]
+        yield {"id": f"changes-{index}", "conversations": conversation(*turns)}
+
+
 def _talk(corpus: Corpus) -> Iterator[Item]:
     for index in range(corpus.count):
         talk = sample_talk(corpus.seed_of(index), corpus.split, corpus.language("talk", index))
@@ -206,5 +223,6 @@ _FILES: dict[str, Callable[[Corpus], Iterator[Item]]] = {
     "llava_world.json": _llava,
     "llava_pretrain.json": _pretrain,
     "text-data/requests.json": _requests,
+    "text-data/changes.json": _changes,
     "text-data/talk.json": _talk,
 }

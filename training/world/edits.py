@@ -94,19 +94,32 @@ def sample_edit(seed: int, split: Split = "train", language: Language = "en") ->
     rng = random.Random(f"edit {split} {seed} {language}")
     for again in count():
         before = sample_scene(seed + again * _FAR, split, concepts=0.4)
-        kind = rng.choice(KINDS)
-        change = _CHANGES[kind](before, rng, language)
-        if change is None or change.after == before:
-            continue
-        if split == "train" and any(map(object_is_held_out, change.after.objects)):
-            continue
-        instruction = rng.choice(instructions(kind, split, language, rng)).format(**change.slots)
-        if language == "en" and rng.random() < 0.5:
-            instruction = instruction[0].upper() + instruction[1:]
-        if rng.random() < 0.5:
-            instruction += "." if language == "en" else "。"
-        return Edit(kind, instruction, language, before, change.after)
+        if edit := _try(before, rng, split, language):
+            return edit
     raise AssertionError("unreachable")
+
+
+def edit_of(before: Scene, seed: int, split: Split = "train", language: Language = "en") -> Edit:
+    """Return an edit of this scene; a pure function of its arguments."""
+    rng = random.Random(f"edit of {split} {seed} {language}")
+    while True:
+        if edit := _try(before, rng, split, language):
+            return edit
+
+
+def _try(before: Scene, rng: random.Random, split: Split, language: Language) -> Edit | None:
+    kind = rng.choice(KINDS)
+    change = _CHANGES[kind](before, rng, language)
+    if change is None or change.after == before:
+        return None
+    if split == "train" and any(map(object_is_held_out, change.after.objects)):
+        return None
+    instruction = rng.choice(instructions(kind, split, language, rng)).format(**change.slots)
+    if language == "en" and rng.random() < 0.5:
+        instruction = instruction[0].upper() + instruction[1:]
+    if rng.random() < 0.5:
+        instruction += "." if language == "en" else "。"
+    return Edit(kind, instruction, language, before, change.after)
 
 
 def instructions(kind: str, split: Split, language: Language, rng: random.Random) -> tuple[str, ...]:

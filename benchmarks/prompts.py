@@ -87,11 +87,6 @@ class Round:
         """Time to vLLM's own first token, in the middle."""
         return 1e3 * median(self.straight.first_token_s)
 
-    @property
-    def first_text_ms(self) -> float:
-        """Time to vLLM's own first token *of the prompt*, in the middle: the tag before it is not told to clients."""
-        return 1e3 * median(self.straight.first_text_s)
-
 
 def main() -> int:
     """Measure, print, and store if asked to."""
@@ -299,8 +294,8 @@ def table(rounds: Sequence[Round]) -> str:
     """Return the result as a Markdown table; the last row has the medians."""
     lines = [
         "| round | jobs, tokens/s | vLLM alone, tokens/s | ratio | first delta p50 ms | vLLM alone: first token p50 ms "
-        "| first of the prompt p50 ms |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "|",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     rows = [list(numbers_of(one).values()) for one in rounds]
     rows.append([median(column) for column in zip(*rows, strict=True)])
@@ -322,7 +317,6 @@ def numbers_of(one: Round) -> dict[str, float]:
         "ratio": one.ratio,
         "first_delta_p50_ms": one.first_delta_ms,
         "straight_first_token_p50_ms": one.first_token_ms,
-        "straight_first_of_the_prompt_p50_ms": one.first_text_ms,
     }
 
 

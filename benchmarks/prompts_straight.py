@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from services.mllm.checkpoints import prepare
-from services.mllm.generation_prompt import CLOSE_TAG, GenerationPromptParser
+from services.mllm.generation_prompt import CLOSE_TAG
 from services.mllm.launch import vllm_arguments, vllm_environment
 from services.mllm.server import resolve_options
 from shared.settings import Settings
@@ -23,12 +23,11 @@ from shared.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Turnout:
-    """One round: what was written, and the seconds from asking to the first token and to the first of the prompt."""
+    """One round: what was written, and the seconds from asking to the first token."""
 
     tokens: int
     seconds: float
     first_token_s: list[float]
-    first_text_s: list[float]
 
 
 def main() -> None:
@@ -71,7 +70,7 @@ async def _round(
     from vllm.inputs import TokensPrompt
     from vllm.sampling_params import RequestOutputKind
 
-    turnout = Turnout(0, 0.0, [], [])
+    turnout = Turnout(0, 0.0, [])
     tokens = 0
     waiting = iter(enumerate(prompts))
 
@@ -85,8 +84,7 @@ async def _round(
                 include_stop_str_in_output=True,
                 output_kind=RequestOutputKind.DELTA,
             )
-            parser = GenerationPromptParser()
-            has_token = has_text = False
+            has_token = False
             asked_at = time.perf_counter()
             outputs = engine.generate(TokensPrompt(prompt_token_ids=token_ids), params, f"{name}-{seed}")
             async with aclosing(outputs):
@@ -96,14 +94,11 @@ async def _round(
                     if answer.token_ids and not has_token:
                         has_token = True
                         turnout.first_token_s.append(time.perf_counter() - asked_at)
-                    if not has_text and parser.feed(answer.text):
-                        has_text = True
-                        turnout.first_text_s.append(time.perf_counter() - asked_at)
 
     started_at = time.perf_counter()
     await asyncio.gather(*(ask() for _ in range(concurrency)))
     seconds = time.perf_counter() - started_at
-    return Turnout(tokens, seconds, turnout.first_token_s, turnout.first_text_s)
+    return Turnout(tokens, seconds, turnout.first_token_s)
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def _fill(request: GenerationRequest, model: RenderModel) -> dict[str, Any]:
         "model": model.name,
         "size": size,
         "strength": 1.0 if request.strength is None and request.task is Task.INPAINT else request.strength,
-        **(_edit_defaults(request) if is_edit else {}),
+        **(_edit_defaults(request, model) if is_edit else {}),
         "num_inference_steps": request.num_inference_steps or model.num_inference_steps,
         "guidance_scale": model.guidance_scale if request.guidance_scale is None else request.guidance_scale,
         "scheduler": scheduler,
@@ -144,9 +144,11 @@ def _fill(request: GenerationRequest, model: RenderModel) -> dict[str, Any]:
     }
 
 
-def _edit_defaults(request: GenerationRequest) -> dict[str, float]:
+def _edit_defaults(request: GenerationRequest, model: RenderModel) -> dict[str, float]:
     strength, scale = request.edit_strength, request.source_guidance_scale
+    # A picture that is followed more strictly on the way in than models are guided on the way out comes back in shreds.
+    usual = min(DEFAULT_SOURCE_GUIDANCE_SCALE, model.guidance_scale)
     return {
         "edit_strength": DEFAULT_EDIT_STRENGTH if strength is None else strength,
-        "source_guidance_scale": DEFAULT_SOURCE_GUIDANCE_SCALE if scale is None else scale,
+        "source_guidance_scale": usual if scale is None else scale,
     }

@@ -34,6 +34,8 @@ CHECKPOINT = "checkpoint"  # below the run's folder: what serving takes
 PUBLISHED_SIZE = 512  # pixels; the published masks are of this size
 DRY_SIZE = 64
 
+_log = logging.getLogger("llmga.training")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
@@ -100,7 +102,7 @@ def fit_recipe(recipe: Stage2Recipe, parts: "Parts") -> "Fitted":
         recipe.input_perturbation,
         recipe.timestep_shift,
     )
-    return fit(
+    fitted = fit(
         parts.unet,
         denoising,
         examples,
@@ -111,6 +113,9 @@ def fit_recipe(recipe: Stage2Recipe, parts: "Parts") -> "Fitted":
         loaders=recipe.loaders,
         tags={"recipe": recipe.model_dump(mode="json")},
     )
+    if examples.counts:
+        _log.info("pictures: %s", ", ".join(f"{count} {what}" for what, count in examples.counts.items()))
+    return fitted
 
 
 def _move(part: Any, device: "torch.device", dtype: "torch.dtype") -> None:
@@ -147,17 +152,20 @@ def _source(recipe: Stage2Recipe) -> "Source":
         return Drawn(data.scenes, recipe.size, short=data.captions == "short")
     assert isinstance(data, JsonPictures)
     items = read_items(data.json_file, "similar_image", images=data.images, on_error=recipe.on_error)
-    logging.getLogger("llmga.training").info("%s", items.counts)
+    _log.info("%s", items.counts)
     return Published(items)
 
 
 def _with_latents(recipe: Stage2Recipe, examples: "Captioned", parts: "Parts", device: "torch.device") -> "Captioned":
     from dataclasses import replace
 
+    from training.data.captioned import Published
     from training.data.latents import hash_of, precompute
 
     assert recipe.precomputed is not None
     data = recipe.data.model_dump(mode="json", exclude={"captions", "scenes"})
+    if isinstance(examples.source, Published):
+        data["pictures"] = examples.source.digest()
     latents = precompute(
         recipe.precomputed,
         len(examples),

@@ -28,7 +28,7 @@ _RENDERED = frozenset(
         *_PACE,
         "size",
         *("n", "seed", "strength", "feather_px", "restore", "guidance_rescale", "guidance_interval", "clip_skip"),
-        *("edit_strength", "source_guidance_scale", "debug", "webhook"),
+        *("edit_strength", "source_guidance_scale", "keep_unmasked", "debug", "webhook"),
         *("lane", "deadline_s", "deterministic", "output_format", "output_compression", "previews"),
     }
 )

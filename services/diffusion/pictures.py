@@ -16,11 +16,12 @@ class Edit:
     """What an edit has beside other pictures, whose source it never lacks.
 
     strength: the share of the noise schedule that the source is taken back, in (0, 1]; source_guidance_scale: how
-    strictly its own caption is followed on that way.
+    strictly its own caption is followed on that way; keeps_unmasked: whether what the mask leaves out stays as it is.
     """
 
     strength: float
     source_guidance_scale: float
+    keeps_unmasked: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,7 @@ def make_plan(job: Job, model: LoadedModel, inputs: Inputs) -> Plan:
             "source_truncated_tokens": 0 if prompts.source is None else prompts.source.truncated,
             "edit_strength": edit.strength,
             "source_guidance_scale": edit.source_guidance_scale,
+            "keep_unmasked": edit.keeps_unmasked,
         }
     return Plan(prompts, requests, inputs, parameters)
 
@@ -161,7 +162,7 @@ def edit_of(request: GenerationRequest) -> Edit | None:
         return None
     if request.edit_strength is None or request.source_guidance_scale is None:
         raise InternalError("The job reached the renderer incomplete.")
-    return Edit(request.edit_strength, request.source_guidance_scale)
+    return Edit(request.edit_strength, request.source_guidance_scale, request.keep_unmasked)
 
 
 def prepared(picture: Picture, model: LoadedModel) -> Request:

@@ -18,7 +18,7 @@ from services.diffusion.solvers import default_scheduler
 from services.diffusion.stages import release_memory
 from services.diffusion.unet import predict
 from shared.contracts import Scheduler, ServedModel
-from shared.contracts.generation import MAX_SIDE_PX, PromptEncoding
+from shared.contracts.generation import MAX_SIDE_PX, MIN_SIDE_PX, PromptEncoding
 
 MAX_SIDE_FACTOR = 2  # of the model's own side; beyond it a UNet repeats its motif
 
@@ -29,13 +29,13 @@ def profile(model: LoadedModel, candidates: Buckets) -> Buckets:
     """Return the buckets that fit the device, and those of them that the deterministic class may use.
 
     Also the warm-up: every bucket is called at the model's own size. One row goes through each bucket at two
-    places in two companies; buckets whose four results are the same bits belong together, and the largest
-    such set serves the deterministic class.
+    places in two companies, there and at the smallest size, whose matrices are low; buckets whose results are the
+    same bits belong together, and the largest such set serves the deterministic class.
     """
     results: dict[int, torch.Tensor] = {}
     for size in candidates.sizes:
         try:
-            first, second = answer(model, size, 0), answer(model, size, size - 1)
+            first, second = _answers(model, size, 0), _answers(model, size, size - 1)
         except Exception as error:
             if not is_out_of_memory(error) or size == candidates.sizes[0]:
                 raise
@@ -57,9 +57,19 @@ def _largest_agreement(results: dict[int, torch.Tensor]) -> list[int]:
     return max(sets, key=lambda members: (len(members), max(members)), default=[])
 
 
-def answer(model: LoadedModel, bucket: int, place: int, tokens: int = CHUNK) -> torch.Tensor:
-    """Return what the UNet says to one fixed row at this place among others, at the model's own size."""
-    side = model.files.sample_size
+def _answers(model: LoadedModel, bucket: int, place: int) -> torch.Tensor:
+    sides = (model.files.sample_size, MIN_SIDE_PX // LATENT_PX)
+    return torch.cat([answer(model, bucket, place, side=side).flatten() for side in sides])
+
+
+def answer(
+    model: LoadedModel, bucket: int, place: int, tokens: int = CHUNK, *, side: int | None = None
+) -> torch.Tensor:
+    """Return what the UNet says to one fixed row at this place among others, at the model's own size or another one.
+
+    side: in latents.
+    """
+    side = side or model.files.sample_size
     channels = int(model.files.unet["cross_attention_dim"])
     row, company = torch.Generator().manual_seed(0), torch.Generator().manual_seed(1 + place)
 

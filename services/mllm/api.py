@@ -90,8 +90,8 @@ class PromptEndpoint:
             top_p=wanted.top_p,
             seed=wanted.seed,
             logprobs=wanted.logprobs,
-            # Who checks token by token sees the tag among them.
-            opens=settings.opening_tag == "given" and wanted.logprobs is None and not wanted.return_token_ids,
+            # Who looks at the model's probabilities sees those of the tag, too.
+            opens=settings.opening_tag == "given" and wanted.logprobs is None,
         )
         return carry_out(self._writer(), work, sampling, request_id=request_id, priority=DIRECT_PRIORITY)
 

@@ -23,7 +23,7 @@ from shared.jobs import Claim
 from shared.media import decode_image, extended, mask_of
 from shared.settings import MLLMSettings
 
-MAX_DELTAS_PER_S = 30
+MAX_DELTAS_PER_S = 20  # enough to read along; each is a call of the queue
 # vLLM runs the lowest number first; waiting batch work goes behind all interactive work.
 PRIORITIES = {Lane.INTERACTIVE: 0, Lane.BATCH: 10}
 DECODED_AT_ONCE = 2  # pictures; the largest takes 50 MB twice, before and after it is squared

@@ -290,8 +290,13 @@ class GenerationFields(BaseModel):
         default=None,
         ge=0,
         le=30,
-        description="Of an `edit`: how strictly the image's own caption is followed on the way into noise; 3.5 if it "
-        "is left out.",
+        description="Of an `edit`: how strictly the image's own caption is followed on the way into noise; if it is "
+        "left out, 3.5, or the model's own guidance where that is lower.",
+    )
+    keep_unmasked: Flag = Field(
+        default=True,
+        description="Of an `edit`: what its mask leaves out goes back the way that it came, and stays as it is. "
+        "`false`: it is sampled without a prompt, as LLMGA was released, and drifts.",
     )
     source_prompt: Annotated[Words, AfterValidator(meaningful_or_empty)] = Field(
         default="",
@@ -429,6 +434,8 @@ class GenerationRequest(GenerationFields):
         if self.task is not Task.EDIT:
             if any(value is not None for value in own):
                 raise ValueError("'edit_strength', 'source_guidance_scale' and 'source_prompt' belong to task 'edit'")
+            if not self.keep_unmasked:
+                raise ValueError("'keep_unmasked' belongs to task 'edit'")
             return self
         if self.scheduler not in (None, EDIT_SCHEDULER):
             raise ValueError(f"task 'edit' is made with the scheduler '{EDIT_SCHEDULER}' alone")

@@ -235,6 +235,9 @@ def test_an_edit_gets_what_the_original_edits_with() -> None:
     assert request.scheduler is Scheduler.DPMPP_2M_SDE, "whatever the model offers for other tasks"
     assert (resolved.stage, resolved.prompt) == (Stage.PROMPT, None)
     GenerationRequest.model_validate_json(request.model_dump_json())
+    mild = RENDER_MODEL.model_copy(update={"guidance_scale": 2.0})
+    request = resolve(edit, Offers.of([worker(Stage.PROMPT, PROMPT_MODEL), worker(Stage.RENDER, mild)]), seed=1).request
+    assert request.source_guidance_scale == 2.0, "not stricter than the model is guided"
     chosen = edit.model_copy(update={"edit_strength": 0.5, "source_guidance_scale": 0.0})
     request = resolve(chosen, BOTH, seed=1).request
     assert (request.edit_strength, request.source_guidance_scale) == (0.5, 0.0)

@@ -1,3 +1,4 @@
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -5,11 +6,25 @@ import pytest
 import yaml
 
 from tests.training.recipes import recipes_of
+from training.bases.clip import ClipRecipe
+from training.bases.tower import TowerRecipe
+from training.llava import PROJECTOR_FILE
 from training.plan import Plan
 from training.recipes import PlanSettings, Recipe, RecipeError, load_recipe
 from training.recipes.mllm import MLLMRecipe
-from training.recipes.recipe import FOLDER
+from training.recipes.recipe import FOLDER, stage_of
 
+# Stages and the tests that take the dry run of each of their recipes.
+DRY_RUNS = {
+    "pretrain": "test_stages",
+    "stage1": "test_stages",
+    "stage2": "test_stage2",
+    "restoration": "restoration.test_recipe",
+    "language": "bases.test_language",
+    "clip": "bases.test_alignment",
+    "tower": "bases.test_tower",
+    "vae": "bases.test_reconstruction",
+}
 MINIMAL: dict[str, Any] = {
     "stage": "x",
     "about": "A run",
@@ -22,6 +37,34 @@ def write(folder: Path, content: object) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
     return path
+
+
+def test_every_recipe_has_its_dry_run_among_the_tests() -> None:
+    found = {path.stem: stage_of(path) for path in FOLDER.glob("*.yaml")}
+    assert set(found.values()) == set(DRY_RUNS)
+    assert sorted(found) == recipes_of(*DRY_RUNS)
+    for stage, module in DRY_RUNS.items():
+        tests = import_module(f"tests.training.{module}")
+        taken: set[str] = set()
+        for name, test in vars(tests).items():
+            if name.startswith("test_") and "dry_run" in name:
+                marks = [mark for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"]
+                taken |= {value.stem if isinstance(value, Path) else value for mark in marks for value in mark.args[1]}
+        assert taken == {name for name, its_stage in found.items() if DRY_RUNS[its_stage] == module}, stage
+
+
+def test_second_run_of_the_tiny_pair_reads_what_its_tower_and_projector_leave() -> None:
+    tower = load_recipe(FOLDER / "tiny-tower.yaml", TowerRecipe)
+    projector = load_recipe(FOLDER / "tiny-pretrain-sight.yaml", MLLMRecipe)
+    sight = load_recipe(FOLDER / "tiny-sight.yaml", MLLMRecipe)
+    first = load_recipe(FOLDER / "tiny-stage1.yaml", MLLMRecipe)
+    clip = load_recipe(FOLDER / "tiny-clip.yaml", ClipRecipe)
+    assert tower.base == clip.out / "vision_tower"
+    assert projector.tower == sight.tower == tower.out / "vision_tower"
+    assert projector.base == sight.base == first.out / "checkpoint"
+    assert sight.projector == projector.out / PROJECTOR_FILE
+    assert (projector.family, sight.family) == (first.family, first.family)
+    assert projector.shaping == sight.shaping == first.shaping == "squared"
 
 
 def test_published_numbers_are_those_of_the_sheet() -> None:

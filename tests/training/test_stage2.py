@@ -1,11 +1,14 @@
 """Stage 2 from its recipes to what serving loads."""
 
 import json
+import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from services.diffusion.batching import Buckets
@@ -14,6 +17,7 @@ from services.diffusion.loading import load
 from tests.training.recipes import assert_two_equal_one, recipes_of, run_in_two_processes
 from training import stage2
 from training.checkpoints import CheckpointError, open_checkpoint, widened
+from training.data.formats import DataError
 from training.data.latents import LatentsError, precompute
 from training.minis.diffusion import build_sd15, build_sdxl
 from training.recipes.recipe import FOLDER, RecipeError, load_recipe
@@ -96,6 +100,48 @@ def test_a_run_on_drawn_scenes_learns(mini: Path, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "run" / "losses.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines]
     assert np.mean(losses[-2:]) < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("precomputed", [False, True])
+def test_bad_pictures_stop_a_run_or_are_left_out_and_counted_at_its_end(
+    mini: Path, tmp_path: Path, precomputed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = [{"image": f"{number}.png", "caption": f"Picture {number}."} for number in range(4)]
+    for item in items[:2]:
+        Image.new("RGB", (64, 64), (90,) * 3).save(tmp_path / item["image"])
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    (tmp_path / "train.json").write_text(json.dumps(items), encoding="utf-8")
+    changes = [f"base={mini}", f"data={{json: {tmp_path / 'train.json'}, images: {tmp_path}}}", "size=64"]
+    changes += ["plan.steps=3", "plan.global_batch=3", "plan.micro_batch=3", "plan.warmup_steps=0"]
+    changes += [f"precomputed={tmp_path / 'latents' if precomputed else 'null'}", f"out={tmp_path / 'run'}"]
+    with pytest.raises(DataError, match=r"train\.json: item 2 \(line 1\): there is no picture .*2\.png"):
+        stage2.run(recipe_of("tiny-sd15", *changes))
+    Image.new("RGB", (64, 64)).save(tmp_path / "2.png")
+    with pytest.raises(DataError, match=r"[13]\.png: The data are not a PNG"):
+        stage2.run(recipe_of("tiny-sd15", *changes))
+    (tmp_path / "2.png").unlink()
+    shutil.rmtree(tmp_path / "latents", ignore_errors=True)  # they are of other pictures now
+    with caplog.at_level(logging.INFO, logger="llmga.training"):
+        stage2.run(recipe_of("tiny-sd15", *changes, "on_error=skip"))
+    assert "train.json: 3 items, 1 skipped (1 without their picture)" in caplog.text
+    # In each of three passes over three pictures: the second alone, and both behind each other.
+    assert caplog.messages[-1] == "pictures: 9 skipped"
+
+
+def test_latents_are_of_the_pictures_that_are_used_now(mini: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("RGB", (64, 64), (90 * number,) * 3).save(tmp_path / f"{number}.png")
+    items = [{"image": f"{number}.png", "caption": "A picture."} for number in range(3)]
+    (tmp_path / "train.json").write_text(json.dumps(items), encoding="utf-8")
+    changes = [f"base={mini}", f"data={{json: {tmp_path / 'train.json'}, images: {tmp_path}}}", "size=64"]
+    changes += ["plan.steps=1", "plan.global_batch=1", "plan.micro_batch=1", "on_error=skip"]
+    changes += [f"precomputed={tmp_path / 'latents'}"]
+    (tmp_path / "0.png").rename(tmp_path / "lost")
+    stage2.run(recipe_of("tiny-sd15", *changes, f"out={tmp_path / 'one'}"))
+    (tmp_path / "lost").rename(tmp_path / "0.png")
+    with pytest.raises(LatentsError, match="latents of something else"):
+        stage2.run(recipe_of("tiny-sd15", *changes, f"out={tmp_path / 'other'}"))
 
 
 def test_a_widened_unet_does_what_it_did_and_can_learn_the_mask(mini: Path) -> None:

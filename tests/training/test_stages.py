@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from services.mllm.checkpoints import convert
 from tests.training.recipes import ROOT, assert_two_equal_one, recipes_of, run_in_two_processes, write_mini
 from training import pretrain, stage1
+from training.data.formats import DataError
 from training.llava import read_projector
 from training.recipes.recipe import FOLDER
 
@@ -92,6 +94,35 @@ def test_adapters_leave_the_base_and_are_merged_into_its_own_weights(tmp_path: P
         checked += 1
     assert checked == 2 * 7
     assert convert(tmp_path / "run" / "checkpoint", tmp_path / "served").family == "vicuna"
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_bad_data_stop_a_run_or_are_left_out_and_counted_at_its_end(
+    stage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_mini(tmp_path, stage=stage)
+    arguments, data = ["--recipe", str(path)], tmp_path / "data"
+    texts = data / "text_to_image.json"
+    texts.write_text(json.dumps([*json.loads(texts.read_text()), {"caption": "A cat."}], indent=1))
+    (data / "images" / "1.png").write_bytes(b"no picture")
+    (data / "images" / "2.png").unlink()
+
+    with pytest.raises(DataError, match=r"text_to_image\.json: item 3 \(line \d+\): 'ori_caption' is missing"):
+        STAGES[stage](arguments)
+    texts.write_text(json.dumps(json.loads(texts.read_text())[:3]))
+    with pytest.raises(DataError, match=r"similar_image\.json: item 2 \(line \d+\): there is no picture .*2\.png"):
+        STAGES[stage](arguments)
+    shutil.copyfile(data / "images" / "0.png", data / "images" / "2.png")
+    with pytest.raises(DataError, match=r"1\.png: The data are not a PNG, JPEG or WebP file"):
+        STAGES[stage](arguments)
+
+    (data / "images" / "2.png").unlink()
+    with caplog.at_level(logging.INFO, logger="llmga.training"):
+        assert STAGES[stage]([*arguments, "--set", "on_error=skip"]) == 0
+    # Twelve items are left, of which each is visited once; three of them have the damaged picture.
+    for kind in ("similar_image", "inpainting", "dialogue"):
+        assert f"{kind}.json: 2 items, 1 skipped (1 without their picture)" in caplog.text
+    assert caplog.messages[-1] == "conversations: 3 skipped"
 
 
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:

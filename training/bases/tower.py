@@ -45,6 +45,32 @@ def place(tower: Any) -> None:
         places.weight[1:] = 0.5 * torch.cat([angles.sin(), angles.cos()], dim=1)  # the class token has its own
 
 
+def open_base(folder: Path) -> Any:
+    """Load the tower to begin with.
+
+    Raises:
+        CheckpointError: the folder has none, or one whose patches `place` cannot place.
+    """
+    import torch
+
+    from services.diffusion.libraries import CLIPVisionModel, quiet
+    from training.checkpoints import CheckpointError
+
+    quiet()
+    remedy = "give the `vision_tower/` that `training.bases.clip` has written"
+    try:
+        tower, loaded = CLIPVisionModel.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:  # the library raises anything on a folder of another kind
+        raise CheckpointError(f"{folder} holds no vision tower ({type(error).__name__}); {remedy}") from None
+    if missing := sorted(loaded["missing_keys"]):
+        raise CheckpointError(f"{folder} lacks {len(missing)} tensors of a vision tower, as {missing[0]}; {remedy}")
+    if tower.config.hidden_size % 4:
+        raise CheckpointError(f"{folder} is {tower.config.hidden_size} wide, which is no multiple of 4; {remedy}")
+    return tower
+
+
 def train(recipe: TowerRecipe) -> Path:
     """Train and write `vision_tower/` into the run's folder; return it."""
     return export(recipe, fit_recipe(recipe))
@@ -54,14 +80,11 @@ def fit_recipe(recipe: TowerRecipe) -> "Fitted":
     """Train by the recipe."""
     import torch
 
-    from services.diffusion.libraries import CLIPVisionModel
     from training.bases.alignment import LabeledPictures, Sighted, collate_seen, sight_loss_of
     from training.runs import fit
 
     torch.manual_seed(recipe.plan.seed)  # of the readings
-    tower = CLIPVisionModel.from_pretrained(
-        recipe.base, use_safetensors=True, local_files_only=True, dtype=torch.float32
-    )
+    tower = open_base(recipe.base)
     place(tower)
     pictures = LabeledPictures(tower.config.image_size, tower.config.patch_size)
     return fit(

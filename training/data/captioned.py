@@ -4,7 +4,7 @@ All that is random about an example, its noise and timestep included, comes from
 resumed run and one on more processes compute the same.
 """
 
-import logging
+import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,17 +16,15 @@ import torch
 
 from services.diffusion.conditioning.prompts import Tokenized, Vocabulary, training_form
 from training.data.buckets import Cropped, Pixels, crop_to
-from training.data.formats import DataError, JsonItems, OnError, SimilarImage
+from training.data.formats import DataError, JsonItems, LeftOut, OnError, SimilarImage
 from training.data.masks import MaskSpec, draw_mask
 from training.data.pictures import load
+from training.data.skipping import first_usable
 from training.runs import Batch, seed_of
 from training.world import draw, sample_scene
 from training.world.captions import background_sentence, object_sentence
 
 FACTOR = 8  # pixels of a latent's side
-_TRIES = 100  # positions in a row that cannot be used; then the data are broken as a whole
-
-_log = logging.getLogger("llmga.training")
 
 
 class Source(Protocol):
@@ -88,6 +86,13 @@ class Published:
         """Return the item's caption."""
         return self._item(position).caption
 
+    def digest(self) -> str:
+        """Return a digest of which pictures these are, in their order."""
+        digest = hashlib.sha256()
+        for position in range(len(self)):
+            digest.update(f"{self._item(position).image}\n".encode())
+        return digest.hexdigest()
+
     def _item(self, position: int) -> SimilarImage:
         item = self._items.item(position, 0)
         assert isinstance(item, SimilarImage)
@@ -108,7 +113,7 @@ class Learned(NamedTuple):
 class Captioned:
     """What a run of stage 2 learns from.
 
-    A picture that turns out to be damaged stops the run, or the next one takes its place and `skipped` counts it.
+    A picture that turns out to be damaged stops the run, or the next one takes its place and `counts` has it.
     """
 
     source: Source
@@ -121,7 +126,7 @@ class Captioned:
     masks: MaskSpec | None
     on_error: OnError = "stop"
     latents: Callable[[int], torch.Tensor] | None = None
-    skipped: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -132,20 +137,21 @@ class Captioned:
         Raises:
             DataError: the picture is damaged, or with "skip" a hundred in a row are.
         """
-        for again in range(_TRIES):
-            try:
-                return self._example((position + again) % len(self.source), seed)
-            except DataError as error:
-                if self.on_error == "stop" or again == _TRIES - 1:
-                    raise
-                self.skipped["pictures"] += 1
-                _log.warning("skipped: %s", error)
-        raise AssertionError("unreachable")
+        return first_usable(lambda at: self._example(at, seed), position, len(self), self.on_error, self.counts)
 
     def cropped(self, position: int, seed: int) -> Cropped:
-        """Return a picture in the size that is learned."""
+        """Return a picture in the size that is learned.
+
+        Raises:
+            DataError: it is damaged; `LeftOut` where that does not stop the run.
+        """
         generator = np.random.default_rng(seed_of(seed, "crop"))
-        pixels = self.source.picture(position)
+        try:
+            pixels = self.source.picture(position)
+        except DataError as error:
+            if self.on_error == "stop":
+                raise
+            raise LeftOut(str(error)) from None
         return crop_to(pixels, self.size, random_crop=self.random_crop, flip=self.flip, generator=generator)
 
     def _example(self, position: int, seed: int) -> Learned:
@@ -158,6 +164,8 @@ class Captioned:
         needs_pixels = self.latents is None or mask is not None or self.second is not None
         cropped = self.cropped(position, seed) if needs_pixels else None
         latents = None if self.latents is None else self.latents(position)
+        if latents is not None and latents.isnan().any():
+            raise DataError(f"picture {position} was left out when the latents were made; delete them to try it again")
         return Learned(cropped, prompt, latents, mask, cropped.time_ids() if cropped else ())
 
 

@@ -26,6 +26,10 @@ class DataError(Exception):
     """Training data that cannot be used: what, where, and what to do about it."""
 
 
+class LeftOut(DataError):
+    """The same in a run that goes on without it."""
+
+
 @dataclass(frozen=True)
 class TextToImage:
     """A short caption and the detailed one that it becomes."""
@@ -118,7 +122,8 @@ def read_items(
         DataError: the file cannot be read at all; or, with "stop", an item cannot be used.
     """
     document = _Document(path)
-    counts, folders, sound = Counts(path), _Folders(), []
+    counts, folders = Counts(path), _Folders()
+    sound: list[Mapping[str, Any]] = []
     for index, entry in document.entries():
         if len(sound) == at_most:
             break
@@ -165,7 +170,7 @@ class _Document:
     def entries(self) -> Iterator[tuple[int, Any]]:
         """Yield number and content of each item; of JSON lines, also those that are broken."""
         if self._path.suffix == ".jsonl":
-            for index, line in enumerate(self._text.splitlines()):
+            for index, line in enumerate(self._text.split("\n")):  # texts may hold Unicode's other ends of lines
                 if line.strip():
                     yield index, _parsed(line)
             return
@@ -227,7 +232,7 @@ class _Folders:
         if path.parent not in self._names:
             try:
                 names = frozenset(os.listdir(path.parent))
-            except OSError:
+            except (OSError, ValueError):  # a zero byte in the path
                 names = frozenset()
             self._names[path.parent] = names
         return path.name in self._names[path.parent]
@@ -250,7 +255,18 @@ def _text(entry: Mapping[str, Any], name: str) -> str:
         if isinstance(value, str):
             state = "empty"
         raise _Unusable(f"{name!r} is {state}", "Correct the item.", f"without {name!r}")
+    if _has_half_characters(value):
+        raise _Unusable(f"{name!r} has half a character", "Correct the item.", "with half a character")
     return value.strip()
+
+
+def _has_half_characters(text: str) -> bool:
+    """Return whether there are surrogates without their other half: JSON lets them pass, tokenizers do not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _image(entry: Mapping[str, Any], images: Path | None) -> Path:
@@ -294,6 +310,8 @@ def _message(message: object, number: int) -> tuple[str, str]:
     value = message.get("value") if isinstance(message, dict) else None
     if not isinstance(role, str) or not isinstance(value, str):
         raise _Unusable(f"turn {number} has no 'from' and 'value'", "Correct the item.", "with broken turns")
+    if _has_half_characters(value):
+        raise _Unusable(f"turn {number} has half a character", "Correct the item.", "with half a character")
     return role, value
 
 

@@ -1,6 +1,5 @@
 """Several sets of items as one, shuffled together in their natural sizes (LLMGA.md §7.2)."""
 
-import logging
 import threading
 from bisect import bisect_right
 from collections import Counter
@@ -13,13 +12,10 @@ import numpy as np
 from services.mllm.tokenization import PromptBuilder
 from training.data.collator import Encoded
 from training.data.conversations import Rules, conversation_of
-from training.data.formats import DataError, Item, OnError
+from training.data.formats import Item, OnError
 from training.data.labels import labeled
 from training.data.pictures import TowerInput
-
-_TRIES = 100  # positions in a row that cannot be used; then the data are broken as a whole
-
-_log = logging.getLogger("llmga.training")
+from training.data.skipping import first_usable
 
 
 class Items(Protocol):
@@ -66,16 +62,7 @@ class Mixture:
         Raises:
             DataError: its picture cannot be used and that stops the run, or so are all the following.
         """
-        for attempt in range(_TRIES):
-            try:
-                return self._encoded((position + attempt) % len(self), seed)
-            except DataError as error:
-                if self._on_error == "stop":
-                    raise
-                self._count("skipped")
-                if self.counts["skipped"] <= 3:
-                    _log.warning("skipped: %s", error)
-        raise DataError(f"{_TRIES} items in a row cannot be used; the warnings above name the first of them")
+        return first_usable(lambda at: self._encoded(at, seed), position, len(self), self._on_error, self.counts)
 
     def _encoded(self, position: int, seed: int) -> Encoded:
         number = bisect_right(self._ends, position)

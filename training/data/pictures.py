@@ -20,6 +20,7 @@ from training.data.formats import DataError
 
 # One process decodes a few at a time; a file beyond this is a mistake in the data.
 LIMITS = ImageLimits(max_bytes=64 * 1024 * 1024, max_pixels=100_000_000, max_side_px=20_000)
+MAX_RATIO = 50  # of the sides: a strip whose short side grows to 1,024 pixels takes 157 MB then, and more beyond this
 
 Shaping = Literal["stage1", "as_is", "squared"]
 """How a picture is shaped before CLIP's own steps: as stage 1 has them (LLMGA.md §7.2), not at all (§7.1), or stretched
@@ -31,16 +32,23 @@ def load(image: Path | Pixels) -> Pixels:
     """Return a picture as uint8 (h, w, 3).
 
     Raises:
-        DataError: the file is no picture, is damaged, or is beyond the limits.
+        DataError: the file is no picture, is damaged, is beyond the limits, or is a strip.
     """
     if not isinstance(image, Path):
         return image
     try:
-        return decode_image(image.read_bytes(), LIMITS)
+        pixels = decode_image(image.read_bytes(), LIMITS)
     except OSError as error:
         raise DataError(f"{image}: it cannot be read ({error.strerror}). Fetch the picture again.") from None
     except InvalidImage as error:
         raise DataError(f"{image}: {error.detail} Fetch or convert it, or use `on_error: skip`.") from None
+    height, width = pixels.shape[:2]
+    if max(height, width) > MAX_RATIO * min(height, width):
+        raise DataError(
+            f"{image}: The picture is {width}x{height} pixels, one side more than {MAX_RATIO} times the other. Cut it, "
+            "or use `on_error: skip`."
+        )
+    return pixels
 
 
 def shaped(pixels: Pixels, shaping: Shaping, *, path: Path | None = None, side: int = SIDE) -> Pixels:

@@ -4,8 +4,9 @@ A square is cut at random from a picture (mirrored to size where it is too small
 a whole and then cut to the training size at the same place, as degradations need room for their kernels.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -13,13 +14,14 @@ import numpy as np
 import torch
 
 from training.data.degradations import Degradation, Picture, Pixels, to_picture, to_pixels
-from training.data.formats import DataError
+from training.data.formats import DataError, OnError
 from training.data.masks import MaskSpec, draw_mask
 from training.data.pictures import load
+from training.data.skipping import first_usable
 from training.runs import Batch
 from training.world import draw, sample_scene
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # what `training.data.pictures` reads
 WORLD_SCENES = 1 << 24  # scenes of one pass
 # Unsharp masking of the sharpened targets: Real-ESRGAN's numbers.
 SHARPEN_SIZE, SHARPEN_WEIGHT, SHARPEN_FROM = 51, 0.5, 10 / 255
@@ -78,7 +80,10 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Degraded:
-    """The examples of a recipe."""
+    """The examples of a recipe.
+
+    A picture that cannot be used stops the run, or the next one takes its place and `counts` has it.
+    """
 
     source: Folder | World
     degradation: Degradation
@@ -87,14 +92,21 @@ class Degraded:
     picture_px: int
     crop_px: int
     sharpened: bool = False
+    on_error: OnError = "stop"
+    counts: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def example(self, position: int, seed: int) -> Example:
-        """Return a picture with its degraded twin and a mask; all that is random comes from the seed."""
+        """Return a picture with its degraded twin and a mask; all that is random comes from the seed.
+
+        Raises:
+            DataError: the picture cannot be used, or with "skip" a hundred in a row cannot.
+        """
+        pixels = first_usable(self.source.picture, position, len(self), self.on_error, self.counts)
         generator = np.random.default_rng(seed)
-        truth = cut(self.source.picture(position), self.picture_px, generator)
+        truth = cut(pixels, self.picture_px, generator)
         if generator.random() < 0.5:
             truth = np.ascontiguousarray(truth[:, ::-1])
         painted = self.degradation(truth, self.scale, generator)

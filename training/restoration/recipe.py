@@ -37,6 +37,7 @@ class RestorationRecipe(Recipe):
         step: `s1`, the teacher; `s2`, the network that is served; `gan`, the same against a discriminator.
         network: The network's shape, as the checkpoint's `config.json` has it.
         pictures: Folder of pictures, searched with all that it holds; without it, scenes of the tiny world.
+        on_error: Whether a picture that cannot be used stops the run, or the next one takes its place.
         picture_px: Side of the square that is cut from a picture and degraded, and of the world's scenes.
         crop_px: Side of the square that is cut from that for training.
         mask_scale: Side of the masks' strokes and boxes over the published ones.
@@ -52,6 +53,7 @@ class RestorationRecipe(Recipe):
     network: RestorationConfig
     degradation: Annotated[RealESRGANSettings | SeamsSettings, Field(discriminator="kind")]
     pictures: Path | None = None
+    on_error: Literal["stop", "skip"] = "stop"
     picture_px: int = Field(400, ge=32)
     crop_px: int = Field(256, ge=32)
     mask_scale: float = Field(1.0, gt=0)

@@ -1,6 +1,7 @@
 """A recipe's step from start to export."""
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,8 @@ from training.runs import fit
 EXPORT = "export"
 ENCODER, JOINT = "encoder", "joint"  # runs of the step s2
 META = "meta.json"
+
+_log = logging.getLogger("llmga.training")
 
 
 def train(recipe: RestorationRecipe) -> Path:
@@ -97,6 +100,8 @@ def _fit(
     )
     if fitted.ema is not None:
         fitted.averaged()
+    if examples.counts:
+        _log.info("pictures: %s", ", ".join(f"{count} {what}" for what, count in examples.counts.items()))
 
 
 def examples_of(recipe: RestorationRecipe) -> Degraded:
@@ -109,6 +114,7 @@ def examples_of(recipe: RestorationRecipe) -> Degraded:
         picture_px=recipe.picture_px,
         crop_px=recipe.crop_px,
         sharpened=recipe.sharpened,
+        on_error=recipe.on_error,
     )
 
 

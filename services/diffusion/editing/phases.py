@@ -143,9 +143,11 @@ class Invert:
 
 @dataclass(slots=True)
 class Resample:
-    """Sampling with the noises that were found, guided by the prompt within the mask, and unguided outside of it.
+    """Sampling with the noises that were found, guided by the prompt within the mask.
 
-    condition: the unconditional row, and that of the prompt.
+    condition: the unconditional row, and that of the prompt; way, clean: as inversion had them, if what is outside of
+    the mask is to go back the way that it came. Without them it is sampled unguided, as in the original: its noises do
+    not fit that, and it drifts away from the picture.
     """
 
     solver: InvertibleSolver
@@ -153,6 +155,8 @@ class Resample:
     guidance_scale: float
     findings: Findings
     calls_done: int = 0
+    way: torch.Tensor | None = None
+    clean: torch.Tensor | None = None
     calls_shown: frozenset[int] = frozenset()
     denoised: torch.Tensor | None = None  # of the last call, if it is one of those
 
@@ -182,7 +186,12 @@ class Resample:
         self.calls_done += 1
         if self.calls_done in self.calls_shown:
             self.denoised = denoised
-        return mean + step.std * self.findings.noises.pop(0)
+        latents = mean + step.std * self.findings.noises.pop(0)
+        if self.way is None:
+            return latents
+        known = self.clean if self.is_done else self.way[self.calls_done, None]
+        assert known is not None
+        return torch.where(mask > 0, latents, known)
 
 
 def _pair(latents: torch.Tensor, timestep: int, condition: Condition) -> Rows:

@@ -112,10 +112,13 @@ class EditRequest:
             scale = edit.source_guidance_scale
             self._phases.append(Invert(self.solver, begun.way, begun.clean, before, scale, self.findings, inverted))
         after = Condition.of([negative, prompt], self.picture)
+        way = clean = None
+        if edit.keeps_unmasked:
+            assert begun is not None
+            way, clean = begun.way, begun.clean
         shown = calls_shown(self._steps, self.picture.previews)
-        self._phases.append(
-            Resample(self.solver, after, self.picture.guidance_scale, self.findings, sampled, calls_shown=shown)
-        )
+        guidance = self.picture.guidance_scale
+        self._phases.append(Resample(self.solver, after, guidance, self.findings, sampled, way, clean, shown))
         self._phases = [phase for phase in self._phases if not phase.is_done]
 
     @property
@@ -154,8 +157,9 @@ class EditRequest:
         """Take over the state of a request that was made with the same arguments (`Request`)."""
         self.calls_done, self.latents = calls_done, latents
         self.findings = Findings(**memory)
-        _, inverted, _ = self._done()
-        self.wants_source = inverted < self._steps
+        assert self.picture.edit is not None
+        _, inverted, sampled = self._done()
+        self.wants_source = sampled < self._steps if self.picture.edit.keeps_unmasked else inverted < self._steps
 
 
 def prepare_edit(picture: Picture, *, scheduler_config: dict[str, Any], device: torch.device) -> EditRequest:

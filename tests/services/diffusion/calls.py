@@ -6,8 +6,6 @@ from services.diffusion.phases import Request
 from services.diffusion.stages import encode_prompts
 from services.diffusion.unet import predict
 
-BUCKET = 4  # rows, the smallest
-
 
 def call(request: Request, model: LoadedModel) -> None:
     """Make the next call."""
@@ -16,5 +14,5 @@ def call(request: Request, model: LoadedModel) -> None:
     if request.wants_prompts:
         encode_prompts(request, model)
     assert request.phase is not None
-    ((noise_pred, _),) = predict(model, [request.phase.rows(request.latents)], BUCKET)
+    ((noise_pred, _),) = predict(model, [request.phase.rows(request.latents)], model.buckets.stable[0])
     request.accept(noise_pred)

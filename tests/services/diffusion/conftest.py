@@ -16,11 +16,14 @@ from services.diffusion.checkpoints import CheckpointFiles, inspect
 from services.diffusion.engine import Engine
 from services.diffusion.libraries import StableDiffusionPipeline, StableDiffusionXLPipeline, quiet
 from services.diffusion.loading import LoadedModel, load
+from services.diffusion.profile import profile
 from tests.services.diffusion.instruments import seeing_masks
 from training.minis.diffusion import build_sd15, build_sdxl
 
 FOLDER = Path(__file__).parent
+CPU = torch.device("cpu")
 MAX_ROWS = 16
+CANDIDATES = Buckets.up_to(MAX_ROWS)
 
 # diffusers' Euler family hands a torch tensor to `np.array`, whose copy keyword torch does not know yet.
 _NUMPY_COPY = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
@@ -31,6 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(FOLDER):
             item.add_marker(pytest.mark.filterwarnings(_NUMPY_COPY))
+
+
+def measured(model: LoadedModel) -> LoadedModel:
+    """Return the model with the buckets that are equal on this machine, as the service measures them."""
+    model.buckets = profile(model, model.buckets)
+    return model
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +59,7 @@ def files(mini: Path) -> CheckpointFiles:
 @pytest.fixture(scope="session")
 def model(files: CheckpointFiles) -> LoadedModel:
     """Return the loaded checkpoint; one engine at a time may use it."""
-    return load("mini", files, device=torch.device("cpu"), dtype=torch.float32, buckets=Buckets.up_to(MAX_ROWS))
+    return measured(load("mini", files, device=CPU, dtype=torch.float32, buckets=CANDIDATES))
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +83,7 @@ def sdxl_mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sdxl_model(sdxl_mini: Path) -> LoadedModel:
     """Return the loaded SDXL checkpoint; one engine at a time may use it."""
     files = inspect(sdxl_mini)
-    return load("mini-xl", files, device=torch.device("cpu"), dtype=torch.float32, buckets=Buckets.up_to(MAX_ROWS))
+    return measured(load("mini-xl", files, device=CPU, dtype=torch.float32, buckets=CANDIDATES))
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,18 @@
 """What a worker measures of its device, and announces."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 
 from services.diffusion.batching import Buckets
 from services.diffusion.execution import Execution
 from services.diffusion.library import Shelf
 from services.diffusion.loading import LoadedModel
-from services.diffusion.profile import profile, served_models
+from services.diffusion.profile import answer, profile, served_models
+from services.diffusion.vectors import even_out
 from shared.contracts import Scheduler
 from shared.contracts.generation import PromptEncoding
 
@@ -32,9 +35,35 @@ class Skewed:
         return (answer,)
 
 
+@pytest.mark.skipif(torch.get_num_threads() == 1, reason="with one thread torch takes another way for 1x1 convolutions")
 def test_all_buckets_agree_on_this_machine(model: LoadedModel) -> None:
     buckets = profile(model, CANDIDATES)
     assert buckets.sizes == buckets.stable == (4, 8, 16)
+
+
+@pytest.mark.parametrize("count", [1, 3, 16, 20])
+@pytest.mark.parametrize("shape", [(), (5,)])
+def test_an_even_layer_gives_what_a_plain_one_gives(count: int, shape: tuple[int, ...]) -> None:
+    plain = torch.nn.Linear(6, 4)
+    even = torch.nn.Sequential(copy.deepcopy(plain))
+    even_out(even, 16)
+    given = torch.randn(count, *shape, 6)
+    torch.testing.assert_close(even(given), plain(given))
+
+
+def test_layers_of_vectors_are_always_as_high(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    linear = torch.nn.functional.linear
+
+    def watched(input: torch.Tensor, *more: Any) -> torch.Tensor:
+        if input.dim() == 2:
+            seen.add(len(input))
+        return linear(input, *more)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", watched)
+    for bucket in (4, 8):
+        answer(model, bucket, 0)
+    assert seen == {16}, "the largest bucket"
 
 
 def test_a_bucket_that_disagrees_is_kept_from_the_deterministic_class(model: LoadedModel) -> None:

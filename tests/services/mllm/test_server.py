@@ -73,10 +73,11 @@ def test_log_probabilities_equal_those_of_the_unconverted_weights(
 
 
 def test_the_ids_sent_are_those_of_the_golden_text(service: RunningService, mini: Path) -> None:
-    answer = service.write(instruction="draw a cat", max_tokens=16, return_token_ids=True).json()
     text = GOLDEN["qwen2"].split("¶")[0] + "draw a cat<|im_end|><|im_start|>assistant\n"
     tokenizer = Tokenizer.from_file(str(mini / "tokenizer.json"))
-    assert answer["prompt_token_ids"] == tokenizer.encode(text).ids
+    for more, begun in (({"logprobs": 0}, ""), ({}, "<gen_image>")):
+        answer = service.write(instruction="draw a cat", max_tokens=16, return_token_ids=True, **more).json()
+        assert answer["prompt_token_ids"] == tokenizer.encode(text + begun).ids
 
 
 def test_json_answer_names_the_model_and_how_it_came_about(service: RunningService) -> None:

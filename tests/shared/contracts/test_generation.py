@@ -184,6 +184,7 @@ def test_a_model_has_a_name_of_bounded_length(model: object) -> None:
         {"edit_strength": 0.5},
         {"source_prompt": "a hill"},
         {"task": "similar", "image": "img_1", "source_guidance_scale": 2.0},
+        {"task": "similar", "image": "img_1", "keep_unmasked": False},
     ],
 )
 def test_stages_that_make_no_sense_together_are_refused(fields: dict[str, object]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.diffusion.libraries import CLIPTextModel, CLIPTokenizer, CLIPVisionModel
+from tests.training.recipes import recipes_of
 from training.bases.alignment import PATCH_CLASSES, TEXT_CLASSES, UNLABELED, WorldPairs, patch_labels
 from training.bases.clip import ClipRecipe, dry_run, train
 from training.recipes.recipe import FOLDER, load_recipe
@@ -80,8 +81,9 @@ def test_captions_of_many_objects_are_cut_at_a_sentence(seed: int) -> None:
     pytest.fail("no caption among the texts")
 
 
-def test_the_dry_run_of_its_recipe_leaves_nothing_behind(tmp_path: Path) -> None:
-    dry_run(load_recipe(FOLDER / "tiny-clip.yaml", ClipRecipe, [f"out={tmp_path / 'run'}"]))
+@pytest.mark.parametrize("name", recipes_of("clip"))
+def test_the_dry_run_of_each_recipe_leaves_nothing_behind(tmp_path: Path, name: str) -> None:
+    dry_run(load_recipe(FOLDER / f"{name}.yaml", ClipRecipe, [f"out={tmp_path / 'run'}"]))
     assert not list(tmp_path.iterdir())
 
 

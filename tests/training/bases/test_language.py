@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from services.mllm.checkpoints import convert
 from services.mllm.conversation import Turn
+from tests.training.recipes import recipes_of
 from training.bases.language import LanguageRecipe, Texts, document, fit_recipe, main, run
 from training.data.tokens import prompt_builder
 from training.export import export_published
@@ -28,8 +29,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[LanguageRecipe, P
     return recipe, run(recipe, RECIPE)
 
 
-def test_dry_run_trains_resumes_and_exports() -> None:
-    assert main(["--recipe", str(RECIPE), "--dry-run"]) == 0
+@pytest.mark.parametrize("name", recipes_of("language"))
+def test_dry_run_trains_resumes_and_exports(name: str) -> None:
+    assert main(["--recipe", str(FOLDER / f"{name}.yaml"), "--dry-run"]) == 0
 
 
 def test_text_about_the_world_is_learned(trained: tuple[LanguageRecipe, Path]) -> None:

@@ -4,16 +4,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from services.mllm.conversation import Turn
-from tests.services.mllm.checkpoints.tokenizers_of import write_tokenizer
+from tests.services.mllm.checkpoints.tokenizers_of import by_the_sheet, write_tokenizer
+from tests.training.data.test_labels import GOLDEN, TURNS, spelled
 from training.data.collator import Collator, Encoded, learned_tokens
 from training.data.conversations import Rules
 from training.data.formats import DataError, Dialogue, Item, SimilarImage, TextToImage
-from training.data.labels import IGNORED, Labeled
+from training.data.labels import IGNORED, Labeled, labeled
 from training.data.mixture import Mixture
 from training.data.pictures import TowerInput
-from training.data.tokens import IMAGE_ID, prompt_builder
+from training.data.tokens import IMAGE_ID, MODEL_TYPES, prompt_builder
 
 PICTURE = torch.ones(3, 14, 14)
 COLLATOR = Collator(image_tokens=4, max_length=12, side=14)
@@ -59,6 +61,29 @@ def test_picture_that_has_no_room_is_refused() -> None:
         Collator(image_tokens=576, max_length=576, side=336)
     with pytest.raises(DataError, match="no room"):
         COLLATOR([encoded([*range(10), IMAGE_ID], 1, PICTURE)], [0])
+
+
+@pytest.mark.parametrize("family", sorted(MODEL_TYPES))
+def test_batch_of_each_family_s_template_is_that_of_the_sheet(tmp_path: Path, family: str) -> None:
+    tokenizer = write_tokenizer(tmp_path, family)
+    builder = prompt_builder(tmp_path, family)
+    rows = [
+        Encoded(labeled(builder, [Turn("Hi", "Yes")], has_image=False), None),
+        Encoded(labeled(builder, TURNS, has_image=True), PICTURE),
+    ]
+    batch = Collator(image_tokens=4, max_length=4_096, side=14)(rows, [0, 0])
+    prompt = by_the_sheet(tokenizer, GOLDEN[family].replace("⟦", "").replace("⟧", ""), IMAGE_ID)
+    at = prompt.index(IMAGE_ID)
+    assert batch["ids"][1].tolist() == [*prompt[:at], *[IMAGE_ID] * 4, *prompt[at + 1 :]]
+    is_learned = batch["labels"] != IGNORED
+    assert torch.equal(batch["labels"][is_learned], batch["ids"][is_learned])
+    answers = "".join(part.partition("⟧")[0] for part in GOLDEN[family].split("⟦")[1:])
+    assert spelled(batch["labels"][1][is_learned[1]].tolist(), tokenizer, family) == answers
+    short = len(rows[0].text.ids)
+    assert batch["attention_mask"].tolist() == [[1] * short + [0] * (len(prompt) + 3 - short), [1] * (len(prompt) + 3)]
+    assert batch["ids"][0].tolist() == [*rows[0].text.ids, *[0] * (len(prompt) + 3 - short)]
+    assert not is_learned[0, short:].any()
+    assert torch.equal(batch["pixel_values"], PICTURE[None])
 
 
 class OneItem:
@@ -113,6 +138,43 @@ def test_damaged_picture_stops_or_its_place_is_taken_by_the_next_item(tmp_path: 
     skipping = mixture(tmp_path, items, on_error="skip")
     assert skipping.example(0, seed=0).text == skipping.example(1, seed=0).text
     assert skipping.counts == {"skipped": 1}
+
+
+def test_question_of_two_thousand_tokens_leaves_nothing_to_learn_and_is_counted(tmp_path: Path) -> None:
+    question = " ".join(f"{number % 10}" for number in range(2_000))
+    mixed = mixture(tmp_path, OneItem(Dialogue(None, (Turn(question, "Yes."),))))
+    batch = Collator(image_tokens=4, max_length=2_048, side=14)([mixed.example(0, seed=0)], [0])
+    assert mixed.counts == {"cut": 1}
+    assert learned_tokens(batch) == 0
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK"])
+def test_tower_sees_every_kind_of_picture_in_its_colors(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "a.jpg"
+    Image.new("L", (20, 12), 200).convert(mode).save(path, "PNG" if mode == "RGBA" else "JPEG")
+    example = mixture(tmp_path, OneItem(SimilarImage(path, "A cat."))).example(0, seed=0)
+    plain = mixture(tmp_path, OneItem(SimilarImage(np.full((12, 20, 3), 200, np.uint8), "A cat."))).example(0, seed=0)
+    assert example.text == plain.text
+    assert example.picture is not None
+    assert plain.picture is not None
+    torch.testing.assert_close(example.picture, plain.picture, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("content", [None, "huge"])
+def test_picture_that_is_missing_or_huge_when_its_turn_comes_is_skipped_too(
+    tmp_path: Path, content: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.png"
+    if content:
+        Image.new("1", (20_001, 8)).save(path)
+    items = OneItem(SimilarImage(path, "A cat."), Dialogue(None, (Turn("Hi", "Hello"),)))
+    with pytest.raises(DataError, match=r"a\.png"):
+        mixture(tmp_path, items).example(0, seed=0)
+    skipping = mixture(tmp_path, items, on_error="skip")
+    for _ in range(5):
+        assert skipping.example(0, seed=0).picture is None
+    assert skipping.counts == {"skipped": 5}
+    assert caplog.text.count("a.png") == 3
 
 
 def test_data_in_which_nothing_can_be_used_stop_the_run(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 import math
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -29,6 +31,8 @@ from training.data.degradations import (
 )
 
 NOTHING = replace(SECOND, blur=0.0, resize=(0, 0, 1), noise=(0, 0), gaussian=1.0, jpeg=(100, 100))
+SECOND_ROUNDS = {"blur resize": 0.8, "resize": 0.2}
+RESIZED = [replace(NOTHING, resize=order.resize, resize_range=order.resize_range) for order in (FIRST, SECOND)]
 RELIT_ONLY = RealESRGAN(contrast=0.06, final_sinc=0, first=NOTHING, second=NOTHING)
 
 
@@ -206,6 +210,65 @@ def test_sizes_and_reproducibility(degradation: Degradation, scale: int) -> None
     assert first.dtype == np.uint8
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+Call = tuple[str, Any]  # what OpenCV did, and the size that came of it or the quality
+
+
+def calls_of(monkeypatch: pytest.MonkeyPatch, degradation: Degradation, pixels: Pixels, seeds: int) -> list[list[Call]]:
+    """Return OpenCV's calls while pictures are degraded: a kernel, a resize, a JPEG."""
+    made: list[Call] = []
+    blur, resize, encode = cv2.filter2D, cv2.resize, cv2.imencode
+
+    def filtered(picture: Any, depth: int, kernel: Any, **more: Any) -> Any:
+        made.append(("blur", len(kernel)))
+        return blur(picture, depth, kernel, **more)
+
+    def resized(picture: Any, size: tuple[int, int], **more: Any) -> Any:
+        made.append(("resize", size))
+        return resize(picture, size, **more)
+
+    def encoded(suffix: str, picture: Any, parameters: Any) -> Any:
+        made.append(("jpeg", parameters[1]))
+        return encode(suffix, picture, parameters)
+
+    for name, spy in (("filter2D", filtered), ("resize", resized), ("imencode", encoded)):
+        monkeypatch.setattr(cv2, name, spy)
+    found = []
+    for seed in range(seeds):
+        degradation(pixels, 1, np.random.default_rng(seed))
+        found.append(list(made))
+        made.clear()
+    return found
+
+
+def test_rounds_follow_each_other_and_the_last_filter_stands_before_or_behind_the_last_jpeg(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs = calls_of(monkeypatch, RealESRGAN(0.06), flat(100, 32, 32), 800)
+    orders = Counter(" ".join(name for name, _ in calls) for calls in runs)
+    first, ends = "blur resize jpeg", ("resize blur jpeg", "jpeg resize blur")
+    shares = {f"{first} {second} {end}": share / 2 for end in ends for second, share in SECOND_ROUNDS.items()}
+    assert {order: count / 800 for order, count in orders.items()} == pytest.approx(shares, abs=0.05)
+    final = [[size for name, size in calls if name == "blur"][-1] for calls in runs]
+    assert sum(size > 1 for size in final) / 800 == pytest.approx(0.8, abs=0.05)
+    qualities = [quality for calls in runs for name, quality in calls if name == "jpeg"]
+    assert (min(qualities), max(qualities)) == (30, 94)  # of [30, 95), rounded down
+
+
+def test_pictures_grow_shrink_and_stay_in_the_published_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = calls_of(monkeypatch, RealESRGAN(0.06, first=RESIZED[0], second=RESIZED[1]), flat(100, 100, 100), 800)
+    sizes = [[size for name, size in calls if name == "resize"] for calls in runs]
+    assert {tuple(each[2]) for each in sizes} == {(100, 100)}, "at last it has the size that it had"
+    for number, (shares, least, most) in enumerate((((0.2, 0.7, 0.1), 15, 150), ((0.3, 0.4, 0.3), 30, 120))):
+        drawn = [each[number] for each in sizes]
+        assert all(width == height for width, height in drawn)
+        sides = np.array([width for width, _ in drawn])
+        # A factor just below one is rounded down, one just above to one: a side of 100 may have grown a little.
+        found = [(sides > 100).mean(), (sides < 100).mean(), (sides == 100).mean()]
+        assert found == pytest.approx(shares, abs=0.05)
+        assert least <= sides.min() <= least + 1
+        assert most - 2 <= sides.max() <= most
 
 
 def test_published_degradation_keeps_the_scene_and_destroys_detail() -> None:

@@ -88,6 +88,10 @@ BAD: list[tuple[Kind, object, str]] = [
         "<image> stands in question 1",
     ),
     ("dialogue", {"image": "coco/a.png", "conversations": said("<image><image>", "b")}, "number 2 of the item"),
+    ("similar_image", {"image": "zero\0/b.png", "caption": "b"}, "there is no picture"),
+    ("similar_image", {"image": "half\ud83d/b.png", "caption": "b"}, "'image' has half a character"),
+    ("text_to_image", {"ori_caption": "a", "caption": "half \ud83d"}, "'caption' has half a character"),
+    ("dialogue", {"conversations": said("a", "half \ud83d")}, "turn 1 has half a character"),
 ]
 BAD = [case for case in BAD if case[2] != "no question with an answer|turn"]
 
@@ -138,6 +142,15 @@ def test_broken_json_line_stops_or_is_skipped(tmp_path: Path) -> None:
     items = read_items(path, "text_to_image", on_error="skip")
     assert len(items) == 2
     assert str(items.counts).startswith(f"{path}: 2 items, 1 skipped (1 lines that are no JSON); {path}: line 2: ")
+
+
+def test_line_of_json_ends_where_the_file_s_line_does(tmp_path: Path) -> None:
+    texts = ["one\u2028two", "one\x85two", "one\u000btwo"]  # ends of lines to Unicode, not to JSON
+    lines = [json.dumps({**CAPTION, "caption": text}, ensure_ascii=False) for text in texts]
+    items = read_items(write(tmp_path, "\r\n".join([*lines, ""]), "train.jsonl"), "text_to_image")
+    assert [items.item(index, seed=0) for index in range(3)] == [TextToImage("a cat", text) for text in texts]
+    with pytest.raises(DataError, match="line 4: it is no JSON"):
+        read_items(write(tmp_path, "\n".join([*lines, "{"]), "train.jsonl"), "text_to_image")
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """Masks against the numbers of LLMGA.md §6.3, §7.2 and §7.3."""
 
 from collections import Counter
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from training.data.masks import DIFFRIR, MLLM_STAGE1, SD_STAGE2, MaskKind, MaskSpec, draw_mask
 
@@ -118,6 +120,60 @@ def test_one_to_five_strokes_are_drawn(spec: MaskSpec) -> None:
     assert {number: counts[number] / 400 for number in counts} == pytest.approx(
         dict.fromkeys((1, 2, 3, 4, 5), 0.2), abs=0.09
     )
+
+
+class Scripted:
+    """A generator that gives what was written down, in this order."""
+
+    def __init__(self, *values: object) -> None:
+        self.values = list(values)
+
+    def give(self, *_: object, **__: object) -> Any:
+        return self.values.pop(0)
+
+    choice = integers = random = uniform = give
+
+
+def scripted(height: int, width: int, spec: MaskSpec, *values: object) -> NDArray[np.uint8]:
+    generator = Scripted(*values)
+    mask, _ = draw_mask(height, width, spec, generator)  # type: ignore[arg-type]
+    assert not generator.values
+    return mask
+
+
+def test_strokes_turn_as_the_sheet_says() -> None:
+    # Two strokes of one segment from (100, 100): 0.01 + 1 radians, 10 + 30 pixels long, 5 + 2 wide. The first is
+    # mirrored: sin(-1.01) = -0.8468, so it ends 33 to the left; cos(1.01) = 0.5319 ends both 21 below.
+    stroke = (100, 100, 0, 1, 30, 2)
+    mask = scripted(200, 200, only("irregular"), 0, 2, *stroke, *stroke)
+    expected = np.zeros((200, 200), np.uint8)
+    for x in (66, 133):
+        cv2.line(expected, (100, 100), (x, 121), 255, 7)
+    assert np.array_equal(mask, expected)
+
+
+def test_segments_go_on_from_each_other_and_stop_at_the_border() -> None:
+    # 0.01 + 0 radians go down, mirrored a hundredth to the left: 10 pixels from (50, 50), then 249 that do not fit.
+    mask = scripted(100, 100, only("irregular"), 0, 1, 50, 50, 1, 0, 0, 0, 0, 239, 0)
+    expected = np.zeros((100, 100), np.uint8)
+    for start, end in (((50, 50), (49, 59)), ((49, 59), (46, 99))):
+        cv2.line(expected, start, end, 255, 5)
+    assert np.array_equal(mask, expected)
+
+
+def test_box_is_where_its_draws_say() -> None:
+    mask = scripted(100, 200, only("box"), 1, 1, 40, 35, 60, 15)  # one box: width, height, left, top
+    expected = np.zeros((100, 200), np.uint8)
+    expected[15:50, 60:100] = 255
+    assert np.array_equal(mask, expected)
+
+
+def test_borders_are_shares_of_their_own_side() -> None:
+    # Left and bottom of 200 x 100 are drawn: 0.36 of 100 columns and 0.37 of 200 rows.
+    mask = scripted(200, 100, only("outpainting"), 2, np.array([0.1, 0.6, 0.5, 0.4]), 0.36, 0.37)
+    expected = np.zeros((200, 100), np.uint8)
+    expected[:, :36] = expected[200 - 74 :] = 255
+    assert np.array_equal(mask, expected)
 
 
 def test_scaled_spec_draws_the_same_picture_smaller() -> None:

@@ -39,10 +39,24 @@ def test_huge_picture_is_refused_by_name_before_it_is_decoded(tmp_path: Path) ->
         load(path)
 
 
+@pytest.mark.parametrize("size", [(8, 401), (401, 8)])
+def test_strip_that_a_square_would_make_huge_is_refused_by_name(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size).save(tmp_path / "strip.png")
+    with pytest.raises(DataError, match=r"strip\.png: The picture is \d+x\d+ pixels, one side .*on_error: skip"):
+        load(tmp_path / "strip.png")
+    Image.new("RGB", (400, 8)).save(tmp_path / "strip.png")
+    assert load(tmp_path / "strip.png").shape == (8, 400, 3)
+
+
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n broken"])
 def test_file_that_is_no_picture_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.png: "):
+        load(tmp_path / "a.png")
+
+
+def test_missing_picture_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.png: it cannot be read \(No such file"):
         load(tmp_path / "a.png")
 
 

@@ -1,5 +1,6 @@
 """Examples: cut, flipped, degraded and masked together, all from one seed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,43 @@ def test_folder_without_pictures_and_damaged_pictures_are_named(tmp_path: Path) 
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     with pytest.raises(DataError, match=r"broken\.png"):
         Folder.of(tmp_path).picture(0)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "CMYK"])
+def test_every_kind_of_picture_is_learned_in_its_colors(tmp_path: Path, mode: str) -> None:
+    gray = Image.new("L", (64, 64), 200).convert(mode)
+    gray.save(tmp_path / "a.png", "JPEG" if mode == "CMYK" else "PNG")  # the content decides, not the name
+    example = degraded(Folder.of(tmp_path)).example(0, seed=0)
+    assert example.truth.shape == example.painted.shape == (32, 32, 3)
+    assert abs(example.truth.astype(int) - 200).max() <= 1
+
+
+def test_bad_picture_gives_its_place_to_the_next_by_choice(folder: Path) -> None:
+    skipping = replace(degraded(Folder.of(folder)), on_error="skip")
+    (folder / "a.png").write_bytes(b"no picture")
+    assert np.array_equal(skipping.example(0, seed=3).truth, skipping.example(1, seed=3).truth)
+    assert skipping.counts == {"skipped": 1}
+
+
+def test_every_file_that_is_listed_is_of_a_format_that_is_read(tmp_path: Path) -> None:
+    gray = Image.new("RGB", (64, 64), (200,) * 3)
+    for suffix in (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff", ".gif"):
+        gray.save(tmp_path / f"a{suffix}")
+    source = Folder.of(tmp_path)
+    assert len(source) == 4
+    for position in range(4):
+        assert abs(source.picture(position).astype(int) - 200).max() <= 1
+
+
+def test_huge_and_missing_pictures_are_named(tmp_path: Path) -> None:
+    for name in ("huge", "lost"):
+        Image.new("1", (20_001, 8)).save(tmp_path / f"{name}.png")
+    source = Folder.of(tmp_path)
+    (tmp_path / "lost.png").unlink()
+    with pytest.raises(DataError, match=r"huge\.png: The picture is 20001x8 pixels"):
+        degraded(source).example(0, seed=0)
+    with pytest.raises(DataError, match=r"lost\.png: it cannot be read"):
+        degraded(source).example(1, seed=0)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4])

@@ -1,6 +1,7 @@
 """Whole steps: they learn, follow on each other, and end in folders that are served."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -8,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from services.diffusion.checkpoints import UnfitCheckpoint
 from services.diffusion.restoration.checkpoints import load
 from services.diffusion.restoration.restorer import Restorer
 from tests.training.restoration.recipes import PLAN, SMALL, recipe
+from training.data.formats import DataError
 from training.restoration.__main__ import main
 from training.restoration.adversary import WEIGHTS, Perceptual
 from training.restoration.steps import load_teacher, train
@@ -37,6 +40,21 @@ def test_teacher_learns_and_is_exported(tmp_path: Path) -> None:
     losses = [json.loads(line)["loss"] for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
     assert load_teacher(export).config.dim == SMALL["dim"]
+
+
+def test_bad_pictures_stop_a_run_or_are_left_out_and_counted_at_its_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number in range(2):
+        Image.new("RGB", (64, 64), (90 * number,) * 3).save(tmp_path / "pictures" / f"{number}.png")
+    (tmp_path / "pictures" / "1.png").write_bytes(b"no picture")
+    given = {"pictures": tmp_path / "pictures", "picture_px": 32, "crop_px": 32}
+    with pytest.raises(DataError, match=r"1\.png: "):
+        train(recipe(tmp_path / "stopped", "s1", **given))
+    with caplog.at_level(logging.INFO, logger="llmga.training"):
+        train(recipe(tmp_path / "run", "s1", **given, on_error="skip"))
+    assert caplog.messages[-1] == "pictures: 3 skipped"  # in three steps of two
 
 
 def test_student_starts_from_the_teacher_and_its_encoder_phase_leaves_the_rest(teacher: Path, tmp_path: Path) -> None:

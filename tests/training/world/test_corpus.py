@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from services.mllm.instructions import Writing, question
 from training.world import draw
 from training.world.__main__ import main
 from training.world.captions import scene_of
@@ -36,6 +38,7 @@ def items(folder: Path, name: str) -> list[dict[str, Any]]:
         ("llava_world.json", {"id", "image", "conversations"}),
         ("llava_pretrain.json", {"id", "image", "conversations"}),
         ("text-data/requests.json", {"id", "conversations"}),
+        ("text-data/changes.json", {"id", "conversations"}),
         ("text-data/talk.json", {"id", "conversations"}),
     ],
 )
@@ -58,7 +61,9 @@ def test_edited_caption_differs_from_the_picture(folder: Path) -> None:
         assert (pixels != draw(scene_of(item["new_caption"]))).any()
 
 
-@pytest.mark.parametrize("name", ["llava_world", "llava_pretrain", "text-data/requests", "text-data/talk"])
+@pytest.mark.parametrize(
+    "name", ["llava_world", "llava_pretrain", "text-data/requests", "text-data/changes", "text-data/talk"]
+)
 def test_conversations_alternate_and_show_a_picture_once(folder: Path, name: str) -> None:
     for item in items(folder, f"{name}.json"):
         turns = item["conversations"]
@@ -67,6 +72,18 @@ def test_conversations_alternate_and_show_a_picture_once(folder: Path, name: str
         assert has_image == ("image" in item)
         assert "<image>" not in "".join(turn["value"] for turn in turns[1:])
         assert "image" not in item or (folder / "imgs" / item["image"]).is_file()
+
+
+def test_changes_are_put_as_a_session_puts_them_and_each_changes_the_picture(folder: Path) -> None:
+    for item in items(folder, "text-data/changes.json"):
+        turns = [turn["value"] for turn in item["conversations"]]
+        asked, answers = turns[::2], turns[1::2]
+        assert 2 <= len(asked) <= 4
+        for place, words in enumerate(asked):
+            # What is put already goes through as it is.
+            assert question(Writing.TEXT_TO_IMAGE, words, goes_on=place > 0) == words
+        scenes = [scene_of(answer.removeprefix("<gen_image> ").removesuffix(" </gen_image>")) for answer in answers]
+        assert all(before != after for before, after in pairwise(scenes))
 
 
 def test_edits_are_put_in_the_two_turns_of_serving(folder: Path) -> None:

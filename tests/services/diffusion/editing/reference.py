@@ -66,8 +66,12 @@ def edit(
     source_scale: float,
     target_scale: float,
     mask: torch.Tensor | None = None,
+    keeps_unmasked: bool = False,
 ) -> Edited:
-    """Edit a picture, uint8 (h, w, 3). texts: `nothing`, `source` and `target`; mask: (h/8, w/8), if it is given."""
+    """Edit a picture, uint8 (h, w, 3). texts: `nothing`, `source` and `target`; mask: (h/8, w/8), if it is given.
+
+    keeps_unmasked: our own addition: outside of the mask each step ends on the way that the noises were drawn for.
+    """
     height, width, _ = pixels.shape
     shape = (4, height // 8, width // 8)
     walk = Walk(alphas_cumprod, str(model.files.scheduler.get("prediction_type", "epsilon")))
@@ -110,6 +114,7 @@ def edit(
     for t in reversed(timesteps):
         way[t] = walk.alpha[t] * start + walk.sigma[t] * torch.randn((1, *shape), generator=generator)[0]
     first = way[timesteps[0]]
+    drawn = dict(way)
     targets = [*timesteps[1:], 0]
 
     noises = []
@@ -128,4 +133,6 @@ def edit(
         output = unconditional + mask * target_scale * (asked(x, s, "target") - unconditional)
         mu, std = walk.towards(x, output, s, t)
         x = mu + std * noise
+        if keeps_unmasked:
+            x = mask * x + (1 - mask) * drawn[t]
     return Edited(mask, start, noises, x)

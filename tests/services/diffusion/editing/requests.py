@@ -48,6 +48,7 @@ def edit_request(
     source_guidance: float = 3.5,
     strength: float = 0.75,
     mask: Mask | None = None,
+    keeps_unmasked: bool = True,
     **more: Any,
 ) -> EditRequest:
     """Return a prepared edit of a picture of soft blotches."""
@@ -70,7 +71,7 @@ def edit_request(
         guidance_scale=guidance,
         scheduler=Scheduler.DPMPP_2M_SDE,
         source=Source(picture(*size), mask),
-        edit=Edit(strength, source_guidance),
+        edit=Edit(strength, source_guidance, keeps_unmasked),
         **settings,
     )
     return prepare_edit(wanted, scheduler_config=model.files.scheduler, device=model.device)

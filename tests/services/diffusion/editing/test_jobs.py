@@ -100,6 +100,7 @@ async def test_an_edit_gives_a_picture_and_its_mask_and_says_how_it_was_made(
         "source_truncated_tokens": 0,
         "edit_strength": 0.75,
         "source_guidance_scale": 3.5,
+        "keep_unmasked": True,
         "scheduler": "dpmpp_2m_sde",
         "mask_share": round(float((white > 0).mean()), 4),
     }

@@ -40,6 +40,7 @@ def expected(model: LoadedModel, request: EditRequest, **changes: Any) -> refere
         "skip": 1 - picture.edit.strength,
         "source_scale": picture.edit.source_guidance_scale,
         "target_scale": picture.guidance_scale,
+        "keeps_unmasked": picture.edit.keeps_unmasked,
     }
     with torch.inference_mode():
         pixels = picture.source.pixels
@@ -55,14 +56,15 @@ def check(request: EditRequest, wanted: reference.Edited) -> None:
     assert distance <= TOLERANCE, distance
 
 
+@pytest.mark.parametrize("keeps_unmasked", [False, True], ids=["as released", "keeps"])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sdxl"])
 async def test_an_edit_among_strangers_equals_the_plain_loops(
-    start_engine: StartEngine, model: LoadedModel, sdxl_model: LoadedModel, kind: str
+    start_engine: StartEngine, model: LoadedModel, sdxl_model: LoadedModel, kind: str, keeps_unmasked: bool
 ) -> None:
     used = {"epsilon": model, "v_prediction": predicting_velocity(model), "sdxl": sdxl_model}[kind]
     used = onesided(used)
     engine = start_engine(used)
-    request = edit_request(used)
+    request = edit_request(used, keeps_unmasked=keeps_unmasked)
     wanted = expected(used, request)
     assert 0 < wanted.mask.mean() < 1, "or nothing is checked"
     strangers = [engine.submit(request_for(used, size=SIZE, seed=seed, steps=4 + 3 * seed)) for seed in range(3)]
@@ -70,13 +72,13 @@ async def test_an_edit_among_strangers_equals_the_plain_loops(
     for stranger in strangers:
         assert await result(stranger) is not None
     check(request, wanted)
-    alone = finished(edit_request(used), used)
+    alone = finished(edit_request(used, keeps_unmasked=keeps_unmasked), used)
     assert torch.equal(alone.latents, request.latents), "to the last bit"
 
 
 def test_the_client_s_own_mask_takes_the_place_of_the_one_that_is_found(model: LoadedModel) -> None:
     white = oval(*SIZE)
-    request = finished(edit_request(model, mask=white, steps=3, strength=0.5), model)
+    request = finished(edit_request(model, mask=white, steps=3, strength=0.5, keeps_unmasked=False), model)
     given = torch.from_numpy(np.ascontiguousarray(white[::8, ::8])).float()
     check(request, expected(model, request, mask=given))
     assert request.calls == 6
@@ -92,10 +94,22 @@ def test_the_source_s_own_caption_brings_the_picture_back(model: LoadedModel, ki
     assert float((request.latents[0] - start).abs().max()) <= 1e-3
 
 
+def test_what_the_mask_leaves_out_is_the_encoded_picture_to_the_last_bit(model: LoadedModel) -> None:
+    white = oval(*SIZE)
+    outside = torch.from_numpy(~np.ascontiguousarray(white[::8, ::8]))
+    kept, drifted = (
+        finished(edit_request(model, mask=white, steps=4, keeps_unmasked=keeps), model) for keeps in (True, False)
+    )
+    start = expected(model, kept, steps=1, mask=torch.ones(())).start
+    assert torch.equal(kept.latents[0][:, outside], start[:, outside])
+    assert float((drifted.latents[0] - start)[:, outside].abs().max()) > 0.01
+
+
 @pytest.mark.deep
 @pytest.mark.timeout(1800)
 def test_fifty_steps_equal_the_plain_loops(model: LoadedModel, sdxl_model: LoadedModel) -> None:
     for used in (model, predicting_velocity(model), sdxl_model):
         leaning = onesided(used)
-        request = finished(edit_request(leaning, steps=50), leaning)
-        check(request, expected(leaning, request))
+        for keeps_unmasked in (False, True):
+            request = finished(edit_request(leaning, steps=50, keeps_unmasked=keeps_unmasked), leaning)
+            check(request, expected(leaning, request))

@@ -21,10 +21,13 @@ from tests.services.diffusion.sources import oval
 STEPS = 2
 
 
+@pytest.mark.parametrize("keeps_unmasked", [False, True])
 @pytest.mark.parametrize("mask", [None, oval(*SIZE)], ids=["mask found", "mask given"])
-def test_an_edit_goes_on_behind_each_call_of_each_phase(model: LoadedModel, mask: Mask | None) -> None:
+def test_an_edit_goes_on_behind_each_call_of_each_phase(
+    model: LoadedModel, mask: Mask | None, keeps_unmasked: bool
+) -> None:
     def fresh() -> EditRequest:
-        return edit_request(model, steps=STEPS, mask=mask)
+        return edit_request(model, steps=STEPS, mask=mask, keeps_unmasked=keeps_unmasked)
 
     mark = fingerprint(fresh().picture, model)
     whole, kept, phases = fresh(), [], set()
@@ -67,10 +70,11 @@ def test_all_that_decides_an_edit_is_in_its_fingerprint(model: LoadedModel) -> N
     others = {
         fingerprint(replace(picture, edit=Edit(0.7, 3.5)), model),
         fingerprint(replace(picture, edit=Edit(0.75, 3.0)), model),
+        fingerprint(replace(picture, edit=Edit(0.75, 3.5, keeps_unmasked=False)), model),
         fingerprint(edit_request(model, source="a boat").picture, model),
         fingerprint(edit_request(model, mask=oval(*SIZE)).picture, model),
     }
-    assert len(others | {fingerprint(picture, model)}) == 5
+    assert len(others | {fingerprint(picture, model)}) == 6
 
 
 def test_the_mask_covers_whole_latents_of_the_picture(model: LoadedModel) -> None:

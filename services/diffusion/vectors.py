@@ -29,4 +29,5 @@ def even_out(unet: Any, rows: int) -> None:
     for module in unet.modules():
         if type(module) is torch.nn.Linear:  # not those with quantized weights, whose kernels are their own
             module.__class__ = EvenLinear
+            assert isinstance(module, EvenLinear)
             module.rows = rows

@@ -21,7 +21,7 @@ def measured() -> Round:
     return Round(list(TASKS), together, alone)
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_quick_run_measures_both_ways_and_stores_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "README.md").write_text("before\n<!-- tasks:begin -->\nold\n<!-- tasks:end -->\nafter\n")
     monkeypatch.setattr(results, "HERE", tmp_path)

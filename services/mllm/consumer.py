@@ -1,7 +1,7 @@
 """Jobs of the prompt stage: claim, look at the picture, write, tell, advance.
 
 Deltas go out in batches, so that a fast model costs the queue no more than `MAX_DELTAS_PER_S` events a second
-per job. A canceled job, or one whose lease is lost, leaves vLLM at once. When the engine dies the attempt
+per job, and many jobs together no more than `DELTAS_PER_S_IN_ALL`. A canceled job, or one whose lease is lost, leaves vLLM at once. When the engine dies the attempt
 fails, to be tried again, and the process is told to end.
 """
 
@@ -24,6 +24,7 @@ from shared.media import decode_image, extended, mask_of
 from shared.settings import MLLMSettings
 
 MAX_DELTAS_PER_S = 20  # enough to read along; each is a call of the queue
+DELTAS_PER_S_IN_ALL = 300
 # vLLM runs the lowest number first; waiting batch work goes behind all interactive work.
 PRIORITIES = {Lane.INTERACTIVE: 0, Lane.BATCH: 10}
 DECODED_AT_ONCE = 2  # pictures; the largest takes 50 MB twice, before and after it is squared
@@ -47,6 +48,7 @@ class PromptJobs:
         self._artifacts = artifacts
         self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
         self._clock = clock
+        self._under_way = 0
         self.finishing = 0  # jobs that vLLM is done with, and the queue not yet
 
     async def handle(self, claim: Claim) -> None:
@@ -61,6 +63,7 @@ class PromptJobs:
             writing.cancel()
 
         claim.on_lost(stop_writing)
+        self._under_way += 1
         try:
             await writing
         except asyncio.CancelledError:
@@ -68,6 +71,7 @@ class PromptJobs:
                 raise  # this worker is ending
             _log.info("the job was given up on the way")
         finally:
+            self._under_way -= 1
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
 
@@ -93,7 +97,8 @@ class PromptJobs:
                     break
                 waiting += part
                 now = self._clock()
-                if teller.is_busy or now - told_at < 1 / MAX_DELTAS_PER_S:
+                pause_s = max(1 / MAX_DELTAS_PER_S, self._under_way / DELTAS_PER_S_IN_ALL)
+                if teller.is_busy or now - told_at < pause_s:
                     continue
                 is_first, told_at = not told_at, now
                 if is_first:

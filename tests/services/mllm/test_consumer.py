@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from services.mllm.consumer import MAX_DELTAS_PER_S, PromptJobs
+from services.mllm.consumer import DELTAS_PER_S_IN_ALL, MAX_DELTAS_PER_S, PromptJobs
 from services.mllm.pictures import Picture, picture_of
 from services.mllm.writing import Piece, Sampling
 from shared.artifacts import FolderStore
@@ -115,6 +115,41 @@ async def test_deltas_are_told_at_a_bounded_rate_and_concatenate_to_the_prompt(
     assert job.prompt is not None
     assert "".join(deltas) == job.prompt.text == " ".join(f"w{number}" for number in range(300))
     assert 1 < len(deltas) <= at_most
+
+
+class Slow(ScriptedEngine):
+    """Lets the other jobs write between its pieces."""
+
+    async def generate(
+        self, token_ids: list[int], sampling: Sampling, *, picture: Picture | None, request_id: str, priority: int
+    ) -> AsyncGenerator[Piece, None]:
+        async for piece in super().generate(
+            token_ids, sampling, picture=picture, request_id=request_id, priority=priority
+        ):
+            yield piece
+            await asyncio.sleep(0.002)
+
+
+async def test_many_jobs_together_tell_at_a_bounded_rate(
+    queue: JobQueue, redis_client: Redis, artifacts: FolderStore
+) -> None:
+    many, words = 12, 60
+
+    async def counted(together: int) -> list[int]:
+        engine = Slow("<gen_image>", *[f" w{number}" for number in range(words)], "</gen_image>")
+        step_s = 1 / MAX_DELTAS_PER_S / together  # of a clock that every piece of every job moves on
+        jobs = PromptJobs(writer(engine), MLLMSettings(), artifacts, clock=Clock(step_s))
+        claims = [await claimed(queue) for _ in range(together)]
+        await asyncio.gather(*(jobs.handle(claim) for claim in claims))
+        return [len(await deltas_of(queue, redis_client, claim.job.id)) for claim in claims]
+
+    (alone,) = await counted(1)
+    beside = await counted(many)
+    assert alone > words / 2, "one told for almost every piece"
+    # Twelve jobs may tell 300 times a second, 25 each: more than their own bound. Sixty may tell 5 times each.
+    assert DELTAS_PER_S_IN_ALL / many > MAX_DELTAS_PER_S
+    assert max(beside) <= alone
+    assert max(await counted(5 * many)) < alone / 2
 
 
 class Waits(ScriptedEngine):

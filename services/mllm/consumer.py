@@ -1,8 +1,8 @@
 """Jobs of the prompt stage: claim, look at the picture, write, tell, advance.
 
-Deltas go out in batches, so that a fast model costs the queue no more than `MAX_DELTAS_PER_S` events a second
-per job, and many jobs together no more than `DELTAS_PER_S_IN_ALL`. A canceled job, or one whose lease is lost, leaves vLLM at once. When the engine dies the attempt
-fails, to be tried again, and the process is told to end.
+Deltas go out in batches: a fast model costs the queue no more than `MAX_DELTAS_PER_S` events a second per job, and many
+jobs together `DELTAS_PER_S_IN_ALL`, as long as each has `MIN_DELTAS_PER_S`. A canceled job, or one whose lease is lost,
+leaves vLLM at once. When the engine dies the attempt fails, to be tried again, and the process is told to end.
 """
 
 import asyncio
@@ -24,7 +24,8 @@ from shared.media import decode_image, extended, mask_of
 from shared.settings import MLLMSettings
 
 MAX_DELTAS_PER_S = 20  # enough to read along; each is a call of the queue
-DELTAS_PER_S_IN_ALL = 300
+MIN_DELTAS_PER_S = 5
+DELTAS_PER_S_IN_ALL = 150
 # vLLM runs the lowest number first; waiting batch work goes behind all interactive work.
 PRIORITIES = {Lane.INTERACTIVE: 0, Lane.BATCH: 10}
 DECODED_AT_ONCE = 2  # pictures; the largest takes 50 MB twice, before and after it is squared
@@ -97,8 +98,7 @@ class PromptJobs:
                     break
                 waiting += part
                 now = self._clock()
-                pause_s = max(1 / MAX_DELTAS_PER_S, self._under_way / DELTAS_PER_S_IN_ALL)
-                if teller.is_busy or now - told_at < pause_s:
+                if teller.is_busy or now - told_at < self._pause_s():
                     continue
                 is_first, told_at = not told_at, now
                 if is_first:
@@ -114,6 +114,11 @@ class PromptJobs:
                     await claim.emit(EventType.PROMPT_DELTA, {"text": waiting})
                 assert written is not None, "the work ends with an answer or an error"
                 await claim.advance(_prompt(written))
+
+    def _pause_s(self) -> float:
+        """Return the least time between two deltas of a job."""
+        rate = DELTAS_PER_S_IN_ALL / max(1, self._under_way)
+        return 1 / min(MAX_DELTAS_PER_S, max(MIN_DELTAS_PER_S, rate))
 
     @contextmanager
     def _finishing_one(self) -> Iterator[None]:

@@ -66,9 +66,7 @@ def start(module: str, *arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", module, *arguments], env=environment, cwd=ROOT)
 
 
-@pytest.mark.parametrize(
-    "module", ["training.restoration", pytest.param("training.stage1", marks=pytest.mark.deep)]
-)
+@pytest.mark.parametrize("module", ["training.restoration", pytest.param("training.stage1", marks=pytest.mark.deep)])
 def test_stage_that_was_killed_and_started_again_has_the_curve_and_weights_of_one_that_was_not(
     module: str, tmp_path: Path
 ) -> None:

@@ -110,7 +110,7 @@ def load(
         second_vocabulary = _vocabulary(files, SECOND_TOKENIZER, second)
     text_encoders = tuple(encoder for encoder in (text_encoder, second) if encoder is not None)
     attached = Adapters(files, unet, text_encoders, adapters)
-    even_out(unet, max(buckets.sizes))
+    even_out(unet)
     previewer = previewer or LinearMap.fit(vae).to(device)  # before a hook may move the autoencoder
     offload(unet, (vae, *text_encoders), offloading, device)
     _log.info("loaded", extra={"model": name, "sha256": files.sha256, "dtype": str(dtype), "device": str(device)})

@@ -55,5 +55,8 @@ def _quantized(linear: torch.nn.Linear, quantization: Quantization, dtype: torch
             linear.in_features, linear.out_features, has_bias, compute_dtype=dtype, quant_type="nf4"
         )
         layer.weight = bnb.nn.Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4")
+        # Where a CPU can, it would repack the weights for kernels of its own: those round to bfloat16, and fail on
+        # matrices whose sides are not multiples of 32 and 64.
+        layer.support_avx512bf16_for_cpu = False
     layer.bias = linear.bias
     return layer

@@ -5,29 +5,35 @@ time embedding alone see as many vectors as the call has rows, and for a few of 
 other last bits: a row's result would depend on the bucket. So they are always given the same number of vectors.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+# Whatever the largest bucket of a worker is: the bits of a picture must not depend on a setting.
+VECTORS = 64
 
-class EvenLinear(torch.nn.Linear):
-    """A linear layer that computes at least `rows` vectors at a time, (count, features); other inputs as they are."""
 
-    rows: int = 0
+class _Even:
+    """Makes a linear layer compute at least `VECTORS` vectors, (count, features), at a time."""
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Return the outputs of the given vectors."""
-        missing = self.rows - len(input) if input.dim() == 2 else 0
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the layer's outputs; other inputs than vectors go through as they are."""
+        forward = super().forward  # type: ignore[misc]  # of the layer that this is mixed into
+        missing = VECTORS - len(x) if x.dim() == 2 else 0
         if missing <= 0:
-            return super().forward(input)
-        return super().forward(F.pad(input, (0, 0, 0, missing)))[:-missing]
+            return forward(x)  # type: ignore[no-any-return]
+        return forward(F.pad(x, (0, 0, 0, missing)))[:-missing]  # type: ignore[no-any-return]
 
 
-def even_out(unet: Any, rows: int) -> None:
-    """Let all plain linear layers of a UNet compute at least so many vectors at a time."""
+@cache
+def _even(kind: type[torch.nn.Linear]) -> type[torch.nn.Linear]:
+    return type(f"Even{kind.__name__}", (_Even, kind), {})
+
+
+def even_out(unet: Any) -> None:
+    """Let all linear layers of a UNet, also those with quantized weights, compute many vectors at a time."""
     for module in unet.modules():
-        if type(module) is torch.nn.Linear:  # not those with quantized weights, whose kernels are their own
-            module.__class__ = EvenLinear
-            assert isinstance(module, EvenLinear)
-            module.rows = rows
+        if isinstance(module, torch.nn.Linear) and not isinstance(module, _Even):
+            module.__class__ = _even(type(module))

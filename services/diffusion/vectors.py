@@ -5,7 +5,6 @@ time embedding alone see as many vectors as the call has rows, and for a few of 
 other last bits: a row's result would depend on the bucket. So they are always given the same number of vectors.
 """
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 
 # Whatever the largest bucket of a worker is: the bits of a picture must not depend on a setting.
 VECTORS = 64
+_kinds: dict[type[torch.nn.Linear], type[torch.nn.Linear]] = {}
 
 
 class _Even:
@@ -27,9 +27,10 @@ class _Even:
         return forward(F.pad(x, (0, 0, 0, missing)))[:-missing]  # type: ignore[no-any-return]
 
 
-@cache
 def _even(kind: type[torch.nn.Linear]) -> type[torch.nn.Linear]:
-    return type(f"Even{kind.__name__}", (_Even, kind), {})
+    if kind not in _kinds:
+        _kinds[kind] = type(f"Even{kind.__name__}", (_Even, kind), {})
+    return _kinds[kind]
 
 
 def even_out(unet: Any) -> None:

@@ -14,7 +14,6 @@ from services.diffusion.conditioning.encoder import PromptEncoder
 from services.diffusion.consumer import Renderer
 from services.diffusion.engine import Engine
 from services.diffusion.loading import LoadedModel
-from services.diffusion.profile import profile
 from services.diffusion.restoration.restorer import Restorer
 from services.diffusion.snapshots import EVERY_CALLS
 from shared.artifacts import FolderStore
@@ -90,9 +89,8 @@ def start_renderer(
 
 
 def as_at_start_up(model: LoadedModel) -> LoadedModel:
-    """Return the model with the buckets that are stable on this machine, and an empty cache of embeddings."""
-    encoder = PromptEncoder(model.text_encoders[0], model.device, model.dtype)
-    return replace(model, buckets=profile(model, model.buckets), encoder=encoder)
+    """Return the model with an empty cache of embeddings."""
+    return replace(model, encoder=PromptEncoder(model.text_encoders[0], model.device, model.dtype))
 
 
 def drawn(number: int, store: FolderStore) -> Wanted:

@@ -1,4 +1,5 @@
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,16 @@ def test_second_run_of_the_tiny_pair_reads_what_its_tower_and_projector_leave() 
     assert sight.projector == projector.out / PROJECTOR_FILE
     assert (projector.family, sight.family) == (first.family, first.family)
     assert projector.shaping == sight.shaping == first.shaping == "squared"
+
+
+def test_runs_of_the_tiny_pair_go_on_where_the_one_before_ended() -> None:
+    runs = [load_recipe(FOLDER / f"tiny-{name}.yaml", MLLMRecipe) for name in ("sight", "lists", "sessions")]
+    for before, after in pairwise(runs):
+        assert after.base == before.out / "checkpoint"
+        assert after.projector == after.base / "model.safetensors"
+        assert (after.family, after.tower, after.shaping, after.side) == (
+            before.family, before.tower, before.shaping, before.side,
+        )  # fmt: skip
 
 
 def test_published_numbers_are_those_of_the_sheet() -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from training.recipes.recipe import FOLDER
 
-# Arguments of the corpora that the language model reads, below `runs/`; the second has other scenes.
+# Arguments of the corpora that the language model reads, below `runs/`; each has scenes of its own.
 WORLDS = {
     "world": ["--count", "12000"],
     "world-sight": ["--count", "30000", "--seed", "1", "--pictures", "world", "Edit"],
+    "world-lists": ["--count", "60000", "--seed", "2", "--pictures"],
 }
 
 _log = logging.getLogger("llmga.training")
@@ -46,15 +47,19 @@ STAGES = (
     _stage("sd15-base", "stage2", "sd15-short/checkpoint/model_index.json"),
     _stage("sd15", "stage2", "sd15/checkpoint/model_index.json"),
     _stage("sd15-inpaint", "stage2", "sd15-inpainting/checkpoint/model_index.json"),
-    _stage("world", "world", "world/jsons/text-data/talk.json"),
+    _stage("world", "world", "world/meta.json"),
     _stage("language", "bases.language", "tiny-language/checkpoint/meta.json"),
     _stage("pretrain", "pretrain", "tiny-pretrain/mm_projector.safetensors"),
     _stage("stage1", "stage1", "tiny-stage1/checkpoint/meta.json"),
     # The language model, which knows what is asked by now, gets eyes for shapes, and goes on with new scenes.
     _stage("tower", "bases.tower", "tower/vision_tower/config.json"),
-    _stage("world-sight", "world", "world-sight/jsons/text-data/talk.json"),
+    _stage("world-sight", "world", "world-sight/meta.json"),
     _stage("pretrain-sight", "pretrain", "tiny-pretrain-sight/mm_projector.safetensors"),
     _stage("sight", "stage1", "tiny-sight/checkpoint/meta.json"),
+    # What belongs to what: first in lists that say everything, then in changes of a picture, one after another.
+    _stage("world-lists", "world", "world-lists/meta.json"),
+    _stage("lists", "stage1", "tiny-lists/checkpoint/meta.json"),
+    _stage("sessions", "stage1", "tiny-sessions/checkpoint/meta.json"),
     _stage("restoration-s1", "restoration", "restoration-s1/export/meta.json"),
     _stage("restoration-s2", "restoration", "restoration/export/meta.json"),
 )
@@ -80,6 +85,8 @@ SMALL: dict[str, list[str]] = {
     "tower": _small(16, 8),
     "pretrain-sight": _small(4, 8),
     "sight": _small(8, 8),
+    "lists": _small(4, 8),
+    "sessions": _small(4, 8),
     "restoration-s1": _small(24, 4),
     "restoration-s2": [*_small(4, 4), *_small(4, 4, plan="encoder_plan")],
 }

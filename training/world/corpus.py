@@ -8,7 +8,9 @@
 | `llava_world.json` | questions about a picture, and edits in the two turns of serving | `world`, `Edit` |
 | `llava_pretrain.json` | one description per picture, for the projector | `world` |
 | `text-data/{requests,talk}.json` | conversations without a picture | none |
+| `text-data/lists.json` | requests that say everything of a picture, in any order | none |
 | `text-data/changes.json` | a request and changes to its picture, in the words of serving | none |
+| `sessions.json` | the same with more changes, half of them of a picture that is shown | `Edit` |
 
 Every item is a pure function of the seed and its number. All languages are mixed, `chinese` of them Chinese; the
 captions are always English.
@@ -24,13 +26,13 @@ from typing import Any, Literal
 from PIL import Image
 from tqdm import tqdm
 
-from services.mllm.instructions import Writing, question
+from services.mllm.instructions import SOURCE_CAPTION, Writing, question
 from training.world.captions import caption_of
 from training.world.drawing import draw
 from training.world.edits import Edit, edit_of, sample_edit
 from training.world.objects import Scene
 from training.world.questions import questions_of, sample_talk
-from training.world.requests import Request, sample_request
+from training.world.requests import Request, list_of, sample_request
 from training.world.scenes import sample_scene
 from training.world.splits import Split
 from training.world.words import Language
@@ -38,7 +40,6 @@ from training.world.words import Language
 Item = dict[str, Any]
 Pictures = Literal["T2I", "world", "Edit"]
 PICTURES: tuple[Pictures, ...] = ("T2I", "world", "Edit")
-SIMILAR = "Generate a similar image"  # the first turn of an edit, as it is served (LLMGA.md §3.2)
 DESCRIBE = {
     "en": (
         "Describe this picture.",
@@ -159,7 +160,7 @@ def _llava(corpus: Corpus) -> Iterator[Item]:
         if rng.random() < 0.4:
             edit = corpus.edit(index)
             before, after = (generation(caption_of(scene)) for scene in (edit.before, edit.after))
-            turns = [f"<image>\n{SIMILAR}", before, edit.instruction, after]
+            turns = [f"<image>\n{SOURCE_CAPTION}", before, edit.instruction, after]
             picture = picture_of("Edit", index)
         else:
             questions = questions_of(
@@ -194,6 +195,13 @@ def _requests(corpus: Corpus) -> Iterator[Item]:
         yield {"id": f"request-{index}", "conversations": conversation(*turns)}
 
 
+def _lists(corpus: Corpus) -> Iterator[Item]:
+    for index in range(corpus.count):
+        scene = corpus.scene(index)
+        words = list_of(scene, corpus.seed_of(index), corpus.split, corpus.language("list", index))
+        yield {"id": f"list-{index}", "conversations": conversation(words, generation(caption_of(scene)))}
+
+
 def _changes(corpus: Corpus) -> Iterator[Item]:
     for index in range(corpus.count):
         rng = random.Random(f"changes {corpus.seed} {index}")
@@ -207,6 +215,27 @@ def _changes(corpus: Corpus) -> Iterator[Item]:
                 generation(caption_of(scene)),
             ]
         yield {"id": f"changes-{index}", "conversations": conversation(*turns)}
+
+
+def _sessions(corpus: Corpus) -> Iterator[Item]:
+    for index in range(corpus.count):
+        rng = random.Random(f"sessions {corpus.seed} {index}")
+        shown = rng.random() < 0.5
+        if shown:
+            edit = corpus.edit(index)
+            scene, language = edit.before, edit.language
+            turns = [f"<image>\n{SOURCE_CAPTION}", generation(caption_of(scene))]
+        else:
+            scene, request = corpus.request(index)
+            language = request.language
+            turns = [question(Writing.TEXT_TO_IMAGE, request.text), generation(caption_of(scene))]
+        for number in range(rng.choice((1, 2, 3, 4))):
+            edit = edit_of(scene, corpus.seed_of(index) * 8 + number, corpus.split, language)
+            scene = edit.after
+            asked = edit.instruction if shown else question(Writing.TEXT_TO_IMAGE, edit.instruction, goes_on=True)
+            turns += [asked, generation(caption_of(scene))]
+        item = {"id": f"session-{index}", "conversations": conversation(*turns)}
+        yield item | ({"image": picture_of("Edit", index)} if shown else {})
 
 
 def _talk(corpus: Corpus) -> Iterator[Item]:
@@ -223,6 +252,8 @@ _FILES: dict[str, Callable[[Corpus], Iterator[Item]]] = {
     "llava_world.json": _llava,
     "llava_pretrain.json": _pretrain,
     "text-data/requests.json": _requests,
+    "text-data/lists.json": _lists,
     "text-data/changes.json": _changes,
     "text-data/talk.json": _talk,
+    "sessions.json": _sessions,
 }

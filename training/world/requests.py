@@ -133,6 +133,19 @@ def sample_request(seed: int, split: Split = "train", language: Language = "en")
     raise AssertionError("unreachable")
 
 
+def list_of(scene: Scene, seed: int, split: Split = "train", language: Language = "en") -> str:
+    """Return a request that leaves nothing of the scene free: every object with all that it has, in any order."""
+    rng = random.Random(f"list {split} {seed} {language}")
+    items = rng.sample(scene.objects, len(scene.objects))
+    if language == "en":
+        described = [
+            f"{article(phrase_en(item, size=True, fill=True))} {rng.choice(PLACES_EN[item.place])}" for item in items
+        ]
+    else:
+        described = [f"{PLACES_ZH[item.place]}的一个{phrase_zh(item, size=True, fill=True)}" for item in items]
+    return ask(_on(scene.background, _join(described, rng, language), language, pattern=True), rng, split, language)
+
+
 def ask(words: str, rng: random.Random, split: Split, language: Language) -> str:
     """Return words that ask for what is described."""
     is_new = split == "held_out" and rng.random() < _NEW_PHRASING
@@ -232,14 +245,9 @@ def _terse(scene: Scene, rng: random.Random, language: Language) -> _Described:
             wanted.append(Wanted(item.shape, colors, item.place if placed else None))
         describe = _group_en if language == "en" else _group_zh
         phrases.append(describe(group, rng, says_color, says_size, placed))
-    if language == "en":
-        words = _join_en(phrases, rng)
-        if background:
-            words += f" on {article(background_en(background, pattern=says_pattern))} background"
-    else:
-        words = "和".join(phrases) if rng.random() < 0.6 else "、".join(phrases)
-        if background:
-            words = f"{background_zh(background, pattern=says_pattern)}背景上的{words}"
+    words = _join(phrases, rng, language)
+    if background:
+        words = _on(background, words, language, pattern=says_pattern)
     return _Described(words, tuple(wanted), background.color if background else None)
 
 
@@ -261,7 +269,15 @@ def _group_zh(group: Sequence[Object], rng: random.Random, color: bool, size: bo
     return f"{PLACES_ZH[group[0].place]}的{phrase}" if placed else phrase
 
 
-def _join_en(phrases: Sequence[str], rng: random.Random) -> str:
+def _on(background: Background, words: str, language: Language, *, pattern: bool) -> str:
+    if language == "en":
+        return f"{words} on {article(background_en(background, pattern=pattern))} background"
+    return f"{background_zh(background, pattern=pattern)}背景上的{words}"
+
+
+def _join(phrases: Sequence[str], rng: random.Random, language: Language) -> str:
+    if language == "zh":
+        return ("和" if rng.random() < 0.6 else "、").join(phrases)
     if len(phrases) == 1:
         return phrases[0]
     if rng.random() < 0.3:

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.mllm.instructions import Writing, question
-from training.world import draw
+from services.mllm.instructions import SOURCE_CAPTION, Writing, question
+from training.world import Scene, draw
 from training.world.__main__ import main
 from training.world.captions import scene_of
 from training.world.corpus import Corpus, write_corpus
+from training.world.words import background_en, background_zh, phrase_en, phrase_zh
 
 COUNT = 25
 
@@ -28,6 +29,11 @@ def items(folder: Path, name: str) -> list[dict[str, Any]]:
     return found
 
 
+def pictured(answer: str) -> Scene:
+    """Return the scene that an answer asks for."""
+    return scene_of(answer.removeprefix("<gen_image> ").removesuffix(" </gen_image>"))
+
+
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
@@ -38,6 +44,7 @@ def items(folder: Path, name: str) -> list[dict[str, Any]]:
         ("llava_world.json", {"id", "image", "conversations"}),
         ("llava_pretrain.json", {"id", "image", "conversations"}),
         ("text-data/requests.json", {"id", "conversations"}),
+        ("text-data/lists.json", {"id", "conversations"}),
         ("text-data/changes.json", {"id", "conversations"}),
         ("text-data/talk.json", {"id", "conversations"}),
     ],
@@ -62,7 +69,13 @@ def test_edited_caption_differs_from_the_picture(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["llava_world", "llava_pretrain", "text-data/requests", "text-data/changes", "text-data/talk"]
+    "name",
+    [
+        "llava_world",
+        "llava_pretrain",
+        "sessions",
+        *(f"text-data/{name}" for name in ("requests", "lists", "changes", "talk")),
+    ],
 )
 def test_conversations_alternate_and_show_a_picture_once(folder: Path, name: str) -> None:
     for item in items(folder, f"{name}.json"):
@@ -74,16 +87,37 @@ def test_conversations_alternate_and_show_a_picture_once(folder: Path, name: str
         assert "image" not in item or (folder / "imgs" / item["image"]).is_file()
 
 
-def test_changes_are_put_as_a_session_puts_them_and_each_changes_the_picture(folder: Path) -> None:
-    for item in items(folder, "text-data/changes.json"):
+@pytest.mark.parametrize(("name", "at_most"), [("text-data/changes", 4), ("sessions", 5)])
+def test_changes_are_put_as_a_session_puts_them_and_each_changes_the_picture(
+    folder: Path, name: str, at_most: int
+) -> None:
+    for item in items(folder, f"{name}.json"):
         turns = [turn["value"] for turn in item["conversations"]]
         asked, answers = turns[::2], turns[1::2]
-        assert 2 <= len(asked) <= 4
+        assert 2 <= len(asked) <= at_most
+        if "image" in item:
+            assert asked[0] == f"<image>\n{SOURCE_CAPTION}"
         for place, words in enumerate(asked):
             # What is put already goes through as it is.
-            assert question(Writing.TEXT_TO_IMAGE, words, goes_on=place > 0) == words
-        scenes = [scene_of(answer.removeprefix("<gen_image> ").removesuffix(" </gen_image>")) for answer in answers]
+            assert "image" in item or question(Writing.TEXT_TO_IMAGE, words, goes_on=place > 0) == words
+        scenes = [pictured(answer) for answer in answers]
         assert all(before != after for before, after in pairwise(scenes))
+        if "image" in item:
+            shown = np.asarray(Image.open(folder / "imgs" / item["image"]))
+            np.testing.assert_array_equal(shown, draw(scenes[0]))
+
+
+def test_half_of_the_sessions_show_a_picture(folder: Path) -> None:
+    assert 0.2 < sum("image" in item for item in items(folder, "sessions.json")) / COUNT < 0.8
+
+
+def test_lists_leave_nothing_free(folder: Path) -> None:
+    for item in items(folder, "text-data/lists.json"):
+        asked, answer = (turn["value"] for turn in item["conversations"])
+        scene = pictured(answer)
+        named = [phrase(thing, size=True, fill=True) for thing in scene.objects for phrase in (phrase_en, phrase_zh)]
+        assert sum(asked.count(words) for words in set(named)) == len(scene.objects)
+        assert any(words(scene.background, pattern=True) in asked for words in (background_en, background_zh))
 
 
 def test_edits_are_put_in_the_two_turns_of_serving(folder: Path) -> None:
@@ -91,10 +125,7 @@ def test_edits_are_put_in_the_two_turns_of_serving(folder: Path) -> None:
     assert edits
     for first, before, _, after in edits:
         assert first["value"] == "<image>\nGenerate a similar image"
-        captions = [
-            turn["value"].removeprefix("<gen_image> ").removesuffix(" </gen_image>") for turn in (before, after)
-        ]
-        assert scene_of(captions[0]) != scene_of(captions[1])
+        assert pictured(before["value"]) != pictured(after["value"])
 
 
 def test_equal_corpora_have_equal_files_and_other_seeds_other_scenes(folder: Path, tmp_path: Path) -> None:

@@ -155,8 +155,14 @@ SEAM_SCORE_LEVELS = Histogram(
 )
 RESTORE_SECONDS = Histogram(
     "llmga_restore_duration_seconds",
-    "Seconds per pass of the restoration network over one picture.",
+    "Seconds per pass of the restoration network.",
     buckets=_STAGE_BUCKETS_S,
+    registry=REGISTRY,
+)
+RESTORED_TOGETHER = Histogram(
+    "llmga_restore_batch_pictures",
+    "Pictures per pass of the restoration network.",
+    buckets=(1, 2, 4, 8, 16, 32, 64),
     registry=REGISTRY,
 )
 ENCODE_SECONDS = Histogram(

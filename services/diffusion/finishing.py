@@ -6,26 +6,25 @@ on the device thread; geometry, blending and scores are for worker threads.
 """
 
 import asyncio
-import functools
-import time
-from collections.abc import Mapping
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, TypeVarTuple
 
 import numpy as np
 from PIL import Image
 
 from services.diffusion.canvas import Canvas
-from services.diffusion.engine import Engine, EngineClosed
+from services.diffusion.engine import Engine
 from services.diffusion.inputs import Inputs
-from services.diffusion.restoration.restorer import Restorer
+from services.diffusion.restoration.restorer import Painting, Restorer
+from services.diffusion.restoration.together import Restorations
 from services.diffusion.seams import SeamScore, seam_score
 from services.diffusion.sources import Pixels
 from shared import metrics
 from shared.contracts import ArtifactName, EventType, FieldProblem, GenerationRequest, Restore
-from shared.errors import InternalError, InvalidRequest
-from shared.jobs import Claim, LeaseLost
+from shared.errors import InvalidRequest
+from shared.jobs import Claim
 from shared.media import PAINTED, PAINTED_FROM
 
 # Seam score from which `auto` restores again. Of 200 drawn scenes without any seam 12 % score as much under DiffRIR's
@@ -33,6 +32,8 @@ from shared.media import PAINTED, PAINTED_FROM
 SECOND_PASS_FROM = 10.0
 
 Method = Literal["diffrir", "blend", "off"]
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,9 +64,8 @@ class Finisher:
 
     def __init__(self, engine: Engine, files: Executor, restorer: Restorer | None) -> None:
         """`files`: worker threads."""
-        self._engine = engine
         self._files = files
-        self._restorer = restorer
+        self._restorations = None if restorer is None else Restorations(engine, restorer)
 
     async def finish(
         self, claim: Claim, inputs: Inputs, index: int, seed: int, rendered: Pixels, *, mask: Pixels | None = None
@@ -80,21 +80,21 @@ class Finisher:
         is_debugged = claim.job.request.debug
         if canvas is None:
             return Finish(rendered, *_of_whole(inputs, mask, is_debugged=is_debugged))
-        run = functools.partial(asyncio.get_running_loop().run_in_executor, self._files)
+        run = self._in_thread
         placed = await run(canvas.placed, rendered)
         before = await run(lambda: scored(canvas, canvas.mixed(placed, 0)))
         mode, band_px, network = claim.job.request.restore, 0, {}
-        if mode is Restore.OFF or self._restorer is None:
+        if mode is Restore.OFF or self._restorations is None:
             method: Method = "off" if mode is Restore.OFF else "blend"
             pixels, band_px = await run(canvas.blended, rendered), canvas.band_px
             after = await run(scored, canvas, pixels)
         else:
-            method, network = "diffrir", {"restoration_sha256": self._restorer.sha256}
+            method, network = "diffrir", {"restoration_sha256": self._restorations.sha256}
             await claim.emit(EventType.RESTORE_STARTED, {"index": index})
-            pixels = await self._restored(claim, self._restorer, canvas, placed, band_px, seed)
+            pixels = await self._restored(claim, self._restorations, canvas, placed, band_px, seed)
             after = await run(scored, canvas, pixels)
             if mode is Restore.AUTO and canvas.band_px and after is not None and after.total >= SECOND_PASS_FROM:
-                again = await self._restored(claim, self._restorer, canvas, placed, canvas.band_px, seed)
+                again = await self._restored(claim, self._restorations, canvas, placed, canvas.band_px, seed)
                 score = await run(scored, canvas, again)
                 if score is not None and score.total < after.total:
                     pixels, band_px, after = again, canvas.band_px, score
@@ -106,33 +106,22 @@ class Finisher:
         return Finish(pixels, told, artifacts)
 
     async def _restored(
-        self, claim: Claim, restorer: Restorer, canvas: Canvas, placed: Pixels, band_px: int, seed: int
+        self, claim: Claim, restorations: Restorations, canvas: Canvas, placed: Pixels, band_px: int, seed: int
     ) -> Pixels:
-        work = functools.partial(restored, restorer, canvas, placed, band_px, seed)
-        try:
-            future: Future[Pixels] = self._engine.run_aside(work, restorer.device, lane=claim.job.request.lane)
-        except EngineClosed as error:
-            raise InternalError("The renderer is stopping.") from error
+        """Return the whole picture with its painted part, and a band around it, as the network makes them."""
+        painting = await self._in_thread(painting_of, canvas, placed, band_px, seed, restorations.scale)
+        finished = await restorations.restore(claim, painting)
+        return await self._in_thread(mixed, canvas, finished, band_px)
 
-        def take_back() -> None:
-            future.cancel()
-
-        claim.on_lost(take_back)
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            if claim.lost.is_set():
-                raise LeaseLost(f"job {claim.job.id} was dropped from the engine") from None
-            raise
+    async def _in_thread(self, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._files, work, *arguments)
 
 
-def restored(restorer: Restorer, canvas: Canvas, placed: Pixels, band_px: int, seed: int) -> Pixels:
-    """Return the whole picture with its painted part, and a band around it, as the network makes them.
+def painting_of(canvas: Canvas, placed: Pixels, band_px: int, seed: int, scale: int) -> Painting:
+    """Return what a network gets of a canvas, padded to multiples of its scale.
 
     placed: what was rendered, in the window (`Canvas.placed`). A network that enlarges gets it smaller by its scale.
     """
-    started = time.perf_counter()
-    scale = restorer.config.scale
     mask = canvas.visible(band_px)
     height, width = mask.shape
     beyond = (0, -height % scale), (0, -width % scale)
@@ -142,9 +131,13 @@ def restored(restorer: Restorer, canvas: Canvas, placed: Pixels, band_px: int, s
         size = painted.shape[1] // scale, painted.shape[0] // scale
         painted = np.asarray(Image.fromarray(painted).resize(size, Image.Resampling.LANCZOS))
     white = np.pad(np.where(mask, PAINTED, 0).astype(np.uint8), beyond)
-    finished = canvas.mixed(restorer.restore(painted, white, known, seed)[:height, :width], band_px)
-    metrics.RESTORE_SECONDS.observe(time.perf_counter() - started)
-    return finished
+    return Painting(painted, white, known, seed)
+
+
+def mixed(canvas: Canvas, finished: Pixels, band_px: int) -> Pixels:
+    """Return the whole picture with what a network made of its painting."""
+    height, width, _ = canvas.pixels[canvas.window].shape
+    return canvas.mixed(finished[:height, :width], band_px)
 
 
 def scored(canvas: Canvas, pixels: Pixels) -> SeamScore | None:

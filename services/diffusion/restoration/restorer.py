@@ -89,10 +89,6 @@ class Restorer:
         """Return the network's shape; its `scale` says which sizes belong together."""
         return self._network.config
 
-    def restore(self, painted: Pixels, mask: Pixels, known: Pixels, seed: int) -> Pixels:
-        """Return the finished picture, uint8 (h, w, 3); see `Painting` for the arguments."""
-        return self.restore_batch([Painting(painted, mask, known, seed)])[0]
-
     def restore_batch(self, paintings: Sequence[Painting]) -> list[Pixels]:
         """Return the finished pictures; those of equal size share forward passes."""
         groups: dict[tuple[int, ...], list[int]] = defaultdict(list)

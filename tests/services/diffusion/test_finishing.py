@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ import torch
 from services.diffusion.canvas import Canvas
 from services.diffusion.consumer import Renderer
 from services.diffusion.engine import Engine, EngineClosed
-from services.diffusion.finishing import SECOND_PASS_FROM, Finisher, restored, scored
+from services.diffusion.finishing import SECOND_PASS_FROM, Finisher, mixed, painting_of, scored
 from services.diffusion.inputs import Inputs
 from services.diffusion.loading import LoadedModel
 from services.diffusion.restoration.checkpoints import save
 from services.diffusion.restoration.config import Scale
-from services.diffusion.restoration.restorer import Restorer
+from services.diffusion.restoration.restorer import Painting, Restorer
 from services.diffusion.service import Unfit, Worker
 from services.diffusion.sources import Pixels
 from shared.artifacts import FolderStore
@@ -62,10 +62,10 @@ class Gated(Restorer):
     gate: threading.Event
     reached: threading.Event
 
-    def restore(self, painted: Pixels, mask: Pixels, known: Pixels, seed: int) -> Pixels:
+    def restore_batch(self, paintings: Sequence[Painting]) -> list[Pixels]:
         self.reached.set()
         assert self.gate.wait(60)
-        return super().restore(painted, mask, known, seed)
+        return super().restore_batch(paintings)
 
 
 def gated() -> Gated:
@@ -77,8 +77,14 @@ def gated() -> Gated:
 class Broken(Restorer):
     """A restorer whose network fails."""
 
-    def restore(self, painted: Pixels, mask: Pixels, known: Pixels, seed: int) -> Pixels:
+    def restore_batch(self, paintings: Sequence[Painting]) -> list[Pixels]:
         raise RuntimeError("a matrix of another shape")
+
+
+def restored(restorer: Restorer, placed: Pixels, band_px: int, seed: int) -> Pixels:
+    """Return what the service makes of a rendered picture on the canvas with a network."""
+    (finished,) = restorer.restore_batch([painting_of(CANVAS, placed, band_px, seed, restorer.config.scale)])
+    return mixed(CANVAS, finished, band_px)
 
 
 @pytest.fixture
@@ -151,7 +157,7 @@ async def test_a_painted_part_becomes_the_networks_and_nothing_else_changes(
     job = await handled(queue, start_renderer(restorer), inpaint(store, restore=Restore.ON))
     after, record = result_of(store, job)
     raw = await rendered(start_engine, model)
-    assert np.array_equal(after, restored(restorer, CANVAS, CANVAS.placed(raw), 0, 7))
+    assert np.array_equal(after, restored(restorer, CANVAS.placed(raw), 0, 7))
     assert np.array_equal(after[MASK == 0], BEFORE[MASK == 0])
     pasted = CANVAS.mixed(CANVAS.placed(raw), 0)
     assert (after != pasted)[MASK > 0].mean() > 0.5
@@ -181,7 +187,7 @@ async def test_auto_takes_the_pass_with_the_lower_seam_score_and_stays_within_th
     for seed in range(4):
         restorer = Restorer(small_network(seed=seed))
         after, record = result_of(store, await handled(queue, start_renderer(restorer), inpaint(store)))
-        first, second = (restored(restorer, CANVAS, raw, band_px, 7) for band_px in (0, FEATHER_PX))
+        first, second = (restored(restorer, raw, band_px, 7) for band_px in (0, FEATHER_PX))
         once, twice = scored(CANVAS, first), scored(CANVAS, second)
         assert once is not None
         assert twice is not None

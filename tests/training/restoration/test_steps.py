@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from services.diffusion.checkpoints import UnfitCheckpoint
 from services.diffusion.restoration.checkpoints import load
-from services.diffusion.restoration.restorer import Restorer
+from services.diffusion.restoration.restorer import Painting, Restorer
 from tests.training.restoration.recipes import PLAN, SMALL, recipe
 from training.data.formats import DataError
 from training.restoration.__main__ import main
@@ -72,7 +72,7 @@ def test_export_is_served_and_carries_its_origin(student: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     mask = np.zeros((50, 70), dtype=np.uint8)
     mask[10:30, 20:40] = 255
-    out = Restorer.load(student).restore(pixels, mask, pixels, 0)
+    (out,) = Restorer.load(student).restore_batch([Painting(pixels, mask, pixels, 0)])
     assert np.array_equal(out[mask == 0], pixels[mask == 0])
     meta = json.loads((student / "meta.json").read_text(encoding="utf-8"))
     assert meta["tags"]["recipe"]["step"] == "s2"

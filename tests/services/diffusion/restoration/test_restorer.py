@@ -30,7 +30,7 @@ def painting(height: int, width: int, *, scale: int = 1, seed: int = 0, share: f
 
 
 def finished(restorer: Restorer, picture: Painting) -> Pixels:
-    return restorer.restore(picture.painted, picture.mask, picture.known, picture.seed)
+    return restorer.restore_batch([picture])[0]
 
 
 @settings(max_examples=40, deadline=None)
@@ -85,22 +85,22 @@ def test_painted_pixels_are_the_networks(size: tuple[int, int], scale: Scale) ->
 def test_mask_is_binarized_at_one_half() -> None:
     picture = painting(32, 32)
     mask = np.full((32, 32), 127, dtype=np.uint8)
-    assert np.array_equal(RESTORERS[1].restore(picture.painted, mask, picture.known, 0), picture.known)
-    out = RESTORERS[1].restore(picture.painted, mask + np.uint8(1), picture.known, 0)
+    assert np.array_equal(finished(RESTORERS[1], Painting(picture.painted, mask, picture.known, 0)), picture.known)
+    out = finished(RESTORERS[1], Painting(picture.painted, mask + np.uint8(1), picture.known, 0))
     assert not np.array_equal(out, picture.known)
 
 
 def test_pixels_under_the_mask_are_not_looked_at() -> None:
     picture = painting(40, 40, seed=1)
     other = np.where(picture.mask[..., None] >= 128, 255 - picture.known, picture.known)
-    out = RESTORERS[1].restore(picture.painted, picture.mask, other, 1)
+    out = finished(RESTORERS[1], Painting(picture.painted, picture.mask, other, 1))
     assert np.array_equal(out, finished(RESTORERS[1], picture))
 
 
 def test_equal_seeds_give_equal_pictures_and_other_seeds_others() -> None:
     picture = painting(48, 64, seed=2)
     first, again, other = (
-        RESTORERS[1].restore(picture.painted, picture.mask, picture.known, seed) for seed in (7, 7, 8)
+        finished(RESTORERS[1], Painting(picture.painted, picture.mask, picture.known, seed)) for seed in (7, 7, 8)
     )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -195,13 +195,13 @@ def test_folder_is_loaded(tmp_path: Path) -> None:
 def test_wrong_arguments_are_refused() -> None:
     one, two = painting(32, 32), painting(34, 34, scale=2)
     with pytest.raises(ValueError, match="known must be"):
-        RESTORERS[1].restore(one.painted, one.mask, one.known[:-1], 0)
+        finished(RESTORERS[1], Painting(one.painted, one.mask, one.known[:-1], 0))
     with pytest.raises(ValueError, match=r"painted must be \(17, 17, 3\) at scale 2"):
-        RESTORERS[2].restore(two.known, two.mask, two.known, 0)
+        finished(RESTORERS[2], Painting(two.known, two.mask, two.known, 0))
     with pytest.raises(ValueError, match="multiples of 4"):
-        RESTORERS[4].restore(two.painted, two.mask, two.known, 0)
+        finished(RESTORERS[4], Painting(two.painted, two.mask, two.known, 0))
     with pytest.raises(ValueError, match="mask must be uint8"):
-        RESTORERS[1].restore(one.painted, one.mask > 0, one.known, 0)  # type: ignore[arg-type] # that is the point
+        finished(RESTORERS[1], Painting(one.painted, one.mask > 0, one.known, 0))  # type: ignore[arg-type] # that is the point
     with pytest.raises(ValueError, match="float32 or bfloat16"):
         Restorer(small_network(), dtype=torch.float16)
     with pytest.raises(ValueError, match="sides of 128 pixels"):

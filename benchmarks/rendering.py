@@ -23,7 +23,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the service has it; OpenMP reads it when torch loads
+from services.diffusion.environment import ENVIRONMENT
+
+os.environ.update(ENVIRONMENT | os.environ)
 
 import torch
 
@@ -31,7 +33,7 @@ from benchmarks import rendering_report
 from benchmarks.rendering_arms import EngineArm, in_threads, in_windows, one_at_a_time
 from benchmarks.rendering_engine import look_at
 from benchmarks.rendering_load import Arm, Done, Latency, Wanted, closed_loop, draws, open_loop
-from benchmarks.rendering_models import MAX_ROWS, CallTimes, loaded, small, time_calls, tiny
+from benchmarks.rendering_models import CallTimes, loaded, small, time_calls, tiny
 from benchmarks.rendering_report import ArmResult, ModelResult
 from services.diffusion.loading import LoadedModel
 
@@ -120,7 +122,8 @@ async def measure(model: LoadedModel, plan: Plan) -> ModelResult:
         parameters=sum(parameter.numel() for parameter in model.unet.parameters()),
         sizes=sizes,
         gains={rows: times.gain(sizes[0], rows) for rows in times.seconds[sizes[0]]},
-        unet_gain=_mix_gain(times, sizes),
+        unet_gain=_mix_gain(times, sizes, model.buckets.sizes[-1]),
+        rows=model.buckets.sizes[-1],
         capacity_per_s=windows,
         arms=[ArmResult(name, saturated[name], latencies[name]) for name in saturated],
         engine=await look_at(model, sizes[0], seconds=plan.saturated_s, crowds=plan.crowds),
@@ -163,10 +166,10 @@ def _mean_cost_s(times: CallTimes, sizes: Sequence[tuple[int, int]]) -> float:
     return sum(_cost_s(one, times) for one in mix) / len(mix)
 
 
-def _mix_gain(times: CallTimes, sizes: Sequence[tuple[int, int]]) -> float:
+def _mix_gain(times: CallTimes, sizes: Sequence[tuple[int, int]], bucket: int) -> float:
     """Return what the UNet's time for the mix is with each request alone, over that in full buckets."""
     mix = _mix(sizes)
-    full_s = sum(one.num_inference_steps * one.rows * times.row_s(one.size, MAX_ROWS) for one in mix)
+    full_s = sum(one.num_inference_steps * one.rows * times.row_s(one.size, bucket) for one in mix)
     return sum(_cost_s(one, times) for one in mix) / full_s
 
 

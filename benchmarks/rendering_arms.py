@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.rendering_load import Wanted
+from benchmarks.rendering_models import MAX_ROWS
 from services.diffusion.checkpoints import SECOND_TOKENIZER
 from services.diffusion.conditioning.prompts import tokenize
 from services.diffusion.engine import Engine, EngineFull
@@ -25,11 +26,13 @@ from services.diffusion.requests import RenderRequest, is_guided, prepare
 from services.diffusion.solvers import build_scheduler
 from shared.contracts import Scheduler
 from shared.contracts.generation import PromptEncoding
+from shared.settings import DiffusionSettings
 
 SCHEDULER = Scheduler.DPMPP_2M
 WINDOW_S = 0.05
-MAX_BATCH = 8  # pictures of a stock batch: the sixteen rows that the engine's largest bucket has
-MAX_PICTURES = 16  # in the engine at once, the service's default; more wait at its door, as jobs wait in the queue
+MAX_BATCH = MAX_ROWS // 2  # pictures of a stock batch: as many rows as the engine may take in one call
+# In the engine at once, the service's default; more wait at its door, as jobs wait in the queue.
+MAX_PICTURES: int = DiffusionSettings.model_fields["max_jobs"].default
 _DOOR_S = 0.005
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
 from statistics import median
@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.rendering_arms import SCHEDULER, EngineArm
 from benchmarks.rendering_load import GUIDANCE_SCALE, Wanted, burst, draws, open_loop, percentile
-from benchmarks.rendering_models import MAX_ROWS
+from services.diffusion.batching import Buckets
 from services.diffusion.loading import LoadedModel
 from services.diffusion.requests import RenderRequest
 from services.diffusion.solvers import build_scheduler
@@ -21,7 +21,7 @@ from services.diffusion.stages import decode_latents, encode_prompts
 
 STEPS = 20
 CROWD_STEPS = 8
-FULL = MAX_ROWS // 2  # guided requests of a full bucket
+OVERHEAD_ROWS = 16  # of the calls between which the overhead is measured
 _STATUS = Path("/proc/self/status")
 _GRACE_S = 60.0  # nobody is cut off: all have been taken in long before
 _LOAD = 0.5  # of the engine's capacity, at which rows are free for whoever comes
@@ -55,7 +55,9 @@ class EngineResult:
 
 async def look_at(model: LoadedModel, size: tuple[int, int], *, seconds: float, crowds: Sequence[int]) -> EngineResult:
     """Measure the engine alone."""
-    offline_per_s, served_per_s, overhead_share = await _full_buckets(model, size, seconds)
+    offline_per_s, served_per_s, _ = await _full_buckets(model, size, seconds)
+    sixteen = replace(model, buckets=Buckets([OVERHEAD_ROWS]))
+    _, _, overhead_share = await _full_buckets(sixteen, size, seconds / 2)
     admission_p99_s, step_p99_s = await _admission(model, size, _LOAD * served_per_s, seconds)
     return EngineResult(
         served_per_s=served_per_s,
@@ -75,22 +77,24 @@ def _guided(size: tuple[int, int], count: int, steps: int) -> list[Wanted]:
 async def _full_buckets(model: LoadedModel, size: tuple[int, int], seconds: float) -> tuple[float, float, float]:
     """Return pictures/s of the bare loop and of the engine, by turns, and the engine's overhead per call."""
     arm = EngineArm(model)
-    wanted = _guided(size, FULL * 4, STEPS)
+    rows = model.buckets.sizes[-1]
+    full_of = rows // 2  # guided requests
+    wanted = _guided(size, full_of * 4, STEPS)
     offline: list[float] = []
     served: list[float] = []
     gaps: list[float] = []
     calls_s: list[float] = []
     try:
-        await burst(arm, wanted[:FULL])  # warm
+        await burst(arm, wanted[:full_of])  # warm
         end = time.perf_counter() + seconds
         while not served or time.perf_counter() < end:
-            requests = [arm.prepared(one) for one in wanted[:FULL]]
+            requests = [arm.prepared(one) for one in wanted[:full_of]]
             started = time.perf_counter()
             await asyncio.to_thread(_loop, model, requests)
-            offline.append(FULL / (time.perf_counter() - started))
+            offline.append(full_of / (time.perf_counter() - started))
             del arm.unet.calls[:]
             served.append(len(wanted) / await burst(arm, wanted))
-            full = [one for one in arm.unet.calls if one.rows == MAX_ROWS]
+            full = [one for one in arm.unet.calls if one.rows == rows]
             calls_s += [one.ended_s - one.started_s for one in full]
             gaps += [two.started_s - one.ended_s for one, two in pairwise(full) if two.side == one.side]
     finally:
@@ -140,7 +144,7 @@ async def _admission(model: LoadedModel, size: tuple[int, int], per_s: float, se
 async def _crowd(model: LoadedModel, size: tuple[int, int], requests: int) -> Crowd:
     arm = EngineArm(model, max_pictures=requests)
     try:
-        await burst(arm, _guided(size, FULL, CROWD_STEPS))  # warm
+        await burst(arm, _guided(size, model.buckets.sizes[-1] // 2, CROWD_STEPS))  # warm
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
         before = _memory_mb("VmRSS")
         seconds = await burst(arm, _guided(size, requests, CROWD_STEPS))

@@ -18,12 +18,14 @@ from services.diffusion.checkpoints import inspect
 from services.diffusion.libraries import UNet2DConditionModel
 from services.diffusion.loading import LoadedModel, load
 from services.diffusion.pictures import LATENT_CHANNELS, LATENT_PX
+from services.diffusion.profile import profile, worthwhile
+from shared.settings import DiffusionSettings
 from training.minis.diffusion import HIDDEN, SAMPLE_SIZE, build_sd15
 
 TINY = Path(__file__).parents[1] / "models" / "llmga-tiny" / "sd15"
-MAX_ROWS = 16
+MAX_ROWS: int = DiffusionSettings.model_fields["max_rows"].default
 TOKENS = 77
-ROWS = (1, 2, 4, 8, 16, 32)  # of which calls are timed
+ROWS = (1, 2, *Buckets.up_to(MAX_ROWS).sizes)  # of which calls are timed
 
 _TINY_UNET: dict[str, Any] = {
     "block_out_channels": (64, 96, 96),
@@ -50,8 +52,10 @@ def small(folder: Path) -> LoadedModel:
 
 def loaded(name: str, folder: Path) -> LoadedModel:
     """Load a checkpoint as the service does on a CPU."""
-    buckets = Buckets.up_to(MAX_ROWS)
-    return load(name, inspect(folder), device=torch.device("cpu"), dtype=torch.float32, buckets=buckets)
+    candidates = Buckets.up_to(MAX_ROWS)
+    model = load(name, inspect(folder), device=torch.device("cpu"), dtype=torch.float32, buckets=candidates)
+    model.buckets = worthwhile(model, profile(model, candidates))
+    return model
 
 
 def _written(folder: Path, unet: dict[str, Any]) -> Path:

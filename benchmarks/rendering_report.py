@@ -7,7 +7,6 @@ from typing import Any
 from benchmarks import results
 from benchmarks.rendering_engine import EngineResult
 from benchmarks.rendering_load import Latency
-from benchmarks.rendering_models import MAX_ROWS
 
 ENGINE, ALONE, WINDOWS = "engine", "one at a time", "batches of a 50 ms window"
 _JUDGED_SHARE = 0.8  # of (b)'s capacity, at which latencies are compared
@@ -29,7 +28,7 @@ class ModelResult:
     """One checkpoint.
 
     gains: of a guided row, by the rows of the call. unet_gain: of the whole mix, all rows in full buckets over each
-    request alone. capacity_per_s: of (b), the unit of the offered shares.
+    request alone. rows: of the engine's largest bucket. capacity_per_s: of (b), the unit of the offered shares.
     """
 
     model: str
@@ -37,6 +36,7 @@ class ModelResult:
     sizes: list[tuple[int, int]]
     gains: dict[int, float]
     unet_gain: float
+    rows: int
     capacity_per_s: float
     arms: list[ArmResult]
     engine: EngineResult
@@ -122,7 +122,7 @@ def _tables(result: ModelResult) -> list[str]:
     ]
     return [
         f"**{result.model}**, UNet of {result.parameters / 1e6:.1f} M parameters, {sizes} pixels. The UNet's own gain "
-        f"per guided row: {gains}; for the mix {result.unet_gain:.2f} at {MAX_ROWS}.",
+        f"per guided row: {gains}; for the mix {result.unet_gain:.2f} at {result.rows}.",
         "\n".join(lines),
         "\n".join(aims),
         f"Requests at once, cost per picture and growth of memory: {crowds}.",

@@ -13,6 +13,7 @@ submission to its end, a way's from the first submission to the last end.
 
 import argparse
 import asyncio
+import os
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+
+from services.diffusion.environment import ENVIRONMENT
+
+os.environ.update(ENVIRONMENT | os.environ)
 
 import numpy as np
 import torch

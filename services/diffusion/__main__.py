@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from services.diffusion.environment import ENVIRONMENT
 from shared.errors import QueueUnavailable
 from shared.settings import Settings, SettingsError, help_text
 
@@ -25,10 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise SettingsError(['LLMGA_DIFFUSION__MODELS names no model; for example {"sd15": "/models/sd15"}'])
     except SettingsError as error:
         return _refuse(error)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # checkpoints are folders; nothing is looked up outside
-    # OpenMP's threads spin at the end of each of a UNet's hundreds of loops. On a machine that does other work as
-    # well, the thread they wait for may not be running: steps then took over a hundred times as long (measured).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.update(ENVIRONMENT | os.environ)
 
     from services.diffusion.service import Unfit, run  # seconds of imports, which `--help` does without
 

@@ -29,7 +29,6 @@ from services.diffusion.offload import Offload, offload
 from services.diffusion.pictures import LATENT_PX
 from services.diffusion.previews import LinearMap, Previewer
 from services.diffusion.quantization import BYTES_PER_WEIGHT, Quantization, quantize
-from services.diffusion.vectors import even_out
 
 _log = logging.getLogger("llmga.diffusion")
 
@@ -110,7 +109,6 @@ def load(
         second_vocabulary = _vocabulary(files, SECOND_TOKENIZER, second)
     text_encoders = tuple(encoder for encoder in (text_encoder, second) if encoder is not None)
     attached = Adapters(files, unet, text_encoders, adapters)
-    even_out(unet)
     previewer = previewer or LinearMap.fit(vae).to(device)  # before a hook may move the autoencoder
     offload(unet, (vae, *text_encoders), offloading, device)
     _log.info("loaded", extra={"model": name, "sha256": files.sha256, "dtype": str(dtype), "device": str(device)})

@@ -17,7 +17,7 @@ from services.diffusion.library import Shelf
 from services.diffusion.loading import LoadedModel, expected_bytes, load
 from services.diffusion.memory import weight_budget
 from services.diffusion.previews import TinyDecoder
-from services.diffusion.profile import answer, profile
+from services.diffusion.profile import answer, profile, worthwhile
 from services.diffusion.restoration.restorer import Restorer
 from shared.contracts import Phase
 from shared.settings import DiffusionSettings
@@ -129,7 +129,7 @@ class Opener:
             use_xformers(model.vae)
             model.kernels += ("xformers",)
         self.tell(Phase.WARMING_UP, name)
-        model.buckets = profile(model, candidates)
+        model.buckets = worthwhile(model, profile(model, candidates))
         if execution.compiles:
             _compile(model)
             model.buckets = profile(model, model.buckets)

@@ -1,6 +1,7 @@
 """What a worker can do: measured on its device at start-up, and announced."""
 
 import logging
+import time
 from collections.abc import Mapping
 
 import torch
@@ -20,6 +21,7 @@ from services.diffusion.unet import predict
 from shared.contracts import Scheduler, ServedModel
 from shared.contracts.generation import MAX_SIDE_PX, MIN_SIDE_PX, PromptEncoding
 
+SLACK = 1.08  # a bucket twice as large has to be this much faster per row: it takes nearly twice as long
 MAX_SIDE_FACTOR = 2  # of the model's own side; beyond it a UNet repeats its motif
 
 _log = logging.getLogger("llmga.diffusion")
@@ -50,6 +52,27 @@ def profile(model: LoadedModel, candidates: Buckets) -> Buckets:
         _log.error("no bucket is bit-stable: pictures depend on their company", extra={"model": model.name})
         stable = fitting[-1:]
     return Buckets(fitting, stable)
+
+
+def worthwhile(model: LoadedModel, buckets: Buckets) -> Buckets:
+    """Return the buckets without those that only make everybody wait for longer.
+
+    The largest that stays is the smallest within `SLACK` of the best time per row, at the model's own size; one that
+    the deterministic class may use stays in any case.
+    """
+    per_row_s = {size: min(_call_s(model, size) for _ in range(2)) / size for size in buckets.sizes}
+    best = min(per_row_s.values())
+    largest = next(size for size in buckets.sizes if per_row_s[size] <= SLACK * best)
+    largest = max(largest, buckets.stable[0])
+    told = {str(size): round(1_000 * seconds, 2) for size, seconds in per_row_s.items()}
+    _log.info("time per row", extra={"model": model.name, "ms": told, "largest": largest})
+    return Buckets(*([size for size in sizes if size <= largest] for sizes in (buckets.sizes, buckets.stable)))
+
+
+def _call_s(model: LoadedModel, bucket: int) -> float:
+    started = time.perf_counter()
+    answer(model, bucket, 0).cpu()  # waits for the device
+    return time.perf_counter() - started
 
 
 def _largest_agreement(results: dict[int, torch.Tensor]) -> list[int]:

@@ -37,7 +37,7 @@ def measured() -> ModelResult:
     latency = {0.8: Latency(requests=90, cut=0, p50_s=1.0, p99_s=2.0)}
     slower = {0.8: Latency(requests=90, cut=3, p50_s=2.0, p99_s=5.0)}
     arms = [ArmResult(name, rate, latency if name == "engine" else slower) for name, rate in rates.items()]
-    return ModelResult("tiny (random)", 4_200_000, [SIZE, (96, 128)], {2: 1.0, 16: 3.0}, 3.2, 5.0, arms, engine)
+    return ModelResult("tiny (random)", 4_200_000, [SIZE, (96, 128)], {2: 1.0, 16: 3.0}, 3.2, 16, 5.0, arms, engine)
 
 
 @pytest.mark.deep

@@ -2,7 +2,9 @@
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the service has it; OpenMP reads it when torch loads
+from services.diffusion.environment import ENVIRONMENT
+
+os.environ.update(ENVIRONMENT | os.environ)
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path

@@ -1,6 +1,6 @@
 """What a worker measures of its device, and announces."""
 
-import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,15 +8,29 @@ import pytest
 import torch
 
 from services.diffusion.batching import Buckets
+from services.diffusion.checkpoints import inspect
 from services.diffusion.execution import Execution
+from services.diffusion.libraries import UNet2DConditionModel
 from services.diffusion.library import Shelf
-from services.diffusion.loading import LoadedModel
-from services.diffusion.profile import answer, profile, served_models
-from services.diffusion.vectors import VECTORS, even_out
+from services.diffusion.loading import LoadedModel, load
+from services.diffusion.profile import answer, profile, served_models, worthwhile
 from shared.contracts import Scheduler
 from shared.contracts.generation import PromptEncoding
+from training.minis.diffusion import HIDDEN, SAMPLE_SIZE, build_sd15
 
-CANDIDATES = Buckets.up_to(16)
+CANDIDATES = Buckets([4, 8, 16])
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """A UNet whose layers add up hundreds of products, as the published ones' do: kernels split such sums."""
+    folder = tmp_path_factory.mktemp("wide")
+    build_sd15(folder)
+    torch.manual_seed(0)
+    options = {"block_out_channels": (56, 112, 224, 224), "norm_num_groups": 8, "attention_head_dim": 8}
+    network = UNet2DConditionModel(sample_size=SAMPLE_SIZE, cross_attention_dim=HIDDEN, layers_per_block=1, **options)
+    network.save_pretrained(folder / "unet", safe_serialization=True)
+    return load("wide", inspect(folder), device=torch.device("cpu"), dtype=torch.float32, buckets=CANDIDATES)
 
 
 class Skewed:
@@ -37,33 +51,16 @@ class Skewed:
 
 @pytest.mark.skipif(torch.get_num_threads() == 1, reason="with one thread torch takes another way for 1x1 convolutions")
 def test_all_buckets_agree_on_this_machine(model: LoadedModel) -> None:
-    buckets = profile(model, CANDIDATES)
-    assert buckets.sizes == buckets.stable == (4, 8, 16)
+    buckets = profile(model, Buckets.up_to(32))
+    assert buckets.sizes == buckets.stable == (4, 8, 12, 16, 24, 32)
 
 
-@pytest.mark.parametrize("count", [1, 3, VECTORS, VECTORS + 4])
-@pytest.mark.parametrize("shape", [(), (5,)])
-def test_an_even_layer_gives_what_a_plain_one_gives(count: int, shape: tuple[int, ...]) -> None:
-    plain = torch.nn.Linear(6, 4)
-    even = torch.nn.Sequential(copy.deepcopy(plain))
-    even_out(even)
-    given = torch.randn(count, *shape, 6)
-    torch.testing.assert_close(even(given), plain(given))
-
-
-def test_layers_of_vectors_are_always_as_high(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = set()
-    linear = torch.nn.functional.linear
-
-    def watched(input: torch.Tensor, *more: Any) -> torch.Tensor:
-        if input.dim() == 2:
-            seen.add(len(input))
-        return linear(input, *more)
-
-    monkeypatch.setattr(torch.nn.functional, "linear", watched)
-    for bucket in (4, 8):
-        answer(model, bucket, 0)
-    assert seen == {VECTORS}
+@pytest.mark.skipif(torch.get_num_threads() == 1, reason="with one thread torch takes another way for 1x1 convolutions")
+@pytest.mark.parametrize("side", [8, 9, 12, 20])
+def test_they_agree_at_other_sizes_and_with_wide_layers(wide: LoadedModel, side: int) -> None:
+    first = answer(wide, 4, 0, side=side)
+    for bucket in (8, 12, 16):
+        assert torch.equal(answer(wide, bucket, bucket - 1, side=side), first)
 
 
 def test_a_bucket_that_disagrees_is_kept_from_the_deterministic_class(model: LoadedModel) -> None:
@@ -85,6 +82,42 @@ def test_a_bucket_that_does_not_fit_is_left_out(model: LoadedModel) -> None:
         return model.unet(sample, timesteps, **options)
 
     assert profile(replace(model, unet=tight), CANDIDATES).sizes == (4, 8)
+
+
+class Timed:
+    """A UNet whose calls take a known time, by their rows."""
+
+    def __init__(self, unet: Any, clock: list[float], seconds: Mapping[int, float]) -> None:
+        self._unet, self._clock, self._seconds = unet, clock, seconds
+
+    def __call__(self, sample: torch.Tensor, timesteps: torch.Tensor, **options: Any) -> Any:
+        self._clock[0] += self._seconds[len(sample)]
+        return self._unet(sample, timesteps, **options)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "stable", "sizes"),
+    [
+        ({4: 1, 8: 1.2, 16: 1.4}, (4, 8, 16), (4, 8, 16)),  # each row is faster
+        ({4: 1, 8: 1.2, 16: 2.3}, (4, 8, 16), (4, 8)),  # 4 % faster, and twice the wait
+        ({4: 1, 8: 2, 16: 4}, (4, 8, 16), (4,)),
+        ({4: 1, 8: 2.5, 16: 1.9}, (4, 8, 16), (4, 8, 16)),  # one of them was disturbed
+        ({4: 1, 8: 2, 16: 4}, (8, 16), (4, 8)),  # the deterministic class needs one
+    ],
+)
+def test_buckets_that_are_hardly_faster_per_row_are_left_out(
+    model: LoadedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: Mapping[int, float],
+    stable: tuple[int, ...],
+    sizes: tuple[int, ...],
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("services.diffusion.profile.time.perf_counter", lambda: clock[0])
+    timed = replace(model, unet=Timed(model.unet, clock, seconds))
+    buckets = worthwhile(timed, Buckets([4, 8, 16], stable))
+    assert buckets.sizes == sizes
+    assert buckets.stable == tuple(size for size in stable if size <= sizes[-1])
 
 
 def test_the_announcement_fills_what_a_request_leaves_open(model: LoadedModel) -> None:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from training.recipes import Recipe, options
+from training.recipes import Recipe
+from training.recipes.command import run
 from training.recipes.recipe import Settings
 
 if TYPE_CHECKING:
@@ -135,12 +136,7 @@ def dry_run(recipe: ClipRecipe) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    given = options("training.bases.clip", __doc__, ClipRecipe, STAGE, arguments)
-    if given.dry_run:
-        dry_run(given.recipe)
-    else:
-        train(given.recipe)
-    return 0
+    return run("training.bases.clip", __doc__, ClipRecipe, STAGE, arguments, train=train, dry_run=dry_run)
 
 
 if __name__ == "__main__":

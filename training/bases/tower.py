@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.recipes import Recipe, options
+from training.recipes import Recipe
+from training.recipes.command import run
 
 if TYPE_CHECKING:
     from training.runs import Fitted
@@ -123,12 +124,7 @@ def dry_run(recipe: TowerRecipe) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    given = options("training.bases.tower", __doc__, TowerRecipe, STAGE, arguments)
-    if given.dry_run:
-        dry_run(given.recipe)
-    else:
-        train(given.recipe)
-    return 0
+    return run("training.bases.tower", __doc__, TowerRecipe, STAGE, arguments, train=train, dry_run=dry_run)
 
 
 if __name__ == "__main__":

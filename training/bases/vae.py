@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from training.recipes import Recipe, options
+from training.recipes import Recipe
+from training.recipes.command import run
 from training.recipes.recipe import Settings
 
 if TYPE_CHECKING:
@@ -138,12 +139,7 @@ def dry_run(recipe: VaeRecipe) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    given = options("training.bases.vae", __doc__, VaeRecipe, STAGE, arguments)
-    if given.dry_run:
-        dry_run(given.recipe)
-    else:
-        train(given.recipe)
-    return 0
+    return run("training.bases.vae", __doc__, VaeRecipe, STAGE, arguments, train=train, dry_run=dry_run)
 
 
 if __name__ == "__main__":

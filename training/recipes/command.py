@@ -1,7 +1,7 @@
 """The command line that all stages share: `--recipe`, `--out`, `--set`, `--dry-run`. It imports no torch."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic
@@ -16,6 +16,22 @@ class Options(Generic[R]):
     recipe: R
     path: Path
     dry_run: bool
+
+
+def run(
+    module: str,
+    about: str | None,
+    schema: type[R],
+    stage: str,
+    arguments: Sequence[str] | None,
+    *,
+    train: Callable[[R], object],
+    dry_run: Callable[[R], object],
+) -> int:
+    """Run a stage that needs nothing but its recipe; return the exit status. See `options` for the arguments."""
+    given = options(module, about, schema, stage, arguments)
+    (dry_run if given.dry_run else train)(given.recipe)
+    return 0
 
 
 def options(

@@ -341,7 +341,7 @@ class DiffusionSettings(_Group):
         description="Most UNet rows per call; a guided picture takes two. A model gets fewer where more are hardly "
         "faster, as measured at its start.",
     )
-    max_jobs: int = Field(default=16, ge=1, le=256, description="Jobs held at once.")
+    max_jobs: int = Field(default=32, ge=1, le=256, description="Jobs held at once.")
 
 
 class LogSettings(_Group):

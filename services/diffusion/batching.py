@@ -75,11 +75,10 @@ class Buckets:
 
     @classmethod
     def up_to(cls, max_rows: int) -> "Buckets":
-        """Return the buckets 4, 8, 12, 16, 24, 32, 48 … that are not above `max_rows`."""
-        sizes, size = [MIN_BUCKET], 2 * MIN_BUCKET
-        while size <= max_rows:
-            sizes += [size, *([size + size // 2] if size + size // 2 <= max_rows else [])]
-            size *= 2
+        """Return the buckets 4, 8, 16 … that are not above `max_rows`."""
+        sizes = [MIN_BUCKET]
+        while sizes[-1] * 2 <= max_rows:
+            sizes.append(sizes[-1] * 2)
         return cls(sizes)
 
     @property

@@ -31,8 +31,9 @@ def profile(model: LoadedModel, candidates: Buckets) -> Buckets:
     """Return the buckets that fit the device, and those of them that the deterministic class may use.
 
     Also the warm-up: every bucket is called at the model's own size. One row goes through each bucket at two
-    places in two companies, there and at the smallest size, whose matrices are low; buckets whose results are the
-    same bits belong together, and the largest such set serves the deterministic class.
+    places in two companies, there, at the smallest size, whose matrices are low, and at an odd one, whose rows do not
+    fill vectors; buckets whose results are the same bits belong together, and the largest such set serves the
+    deterministic class.
     """
     results: dict[int, torch.Tensor] = {}
     for size in candidates.sizes:
@@ -81,7 +82,8 @@ def _largest_agreement(results: dict[int, torch.Tensor]) -> list[int]:
 
 
 def _answers(model: LoadedModel, bucket: int, place: int) -> torch.Tensor:
-    sides = (model.files.sample_size, MIN_SIDE_PX // LATENT_PX)
+    smallest = MIN_SIDE_PX // LATENT_PX
+    sides = (model.files.sample_size, smallest, smallest + 1)
     return torch.cat([answer(model, bucket, place, side=side).flatten() for side in sides])
 
 

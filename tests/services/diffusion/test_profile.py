@@ -52,14 +52,14 @@ class Skewed:
 @pytest.mark.skipif(torch.get_num_threads() == 1, reason="with one thread torch takes another way for 1x1 convolutions")
 def test_all_buckets_agree_on_this_machine(model: LoadedModel) -> None:
     buckets = profile(model, Buckets.up_to(32))
-    assert buckets.sizes == buckets.stable == (4, 8, 12, 16, 24, 32)
+    assert buckets.sizes == buckets.stable == (4, 8, 16, 32)
 
 
 @pytest.mark.skipif(torch.get_num_threads() == 1, reason="with one thread torch takes another way for 1x1 convolutions")
 @pytest.mark.parametrize("side", [8, 9, 12, 20])
 def test_they_agree_at_other_sizes_and_with_wide_layers(wide: LoadedModel, side: int) -> None:
     first = answer(wide, 4, 0, side=side)
-    for bucket in (8, 12, 16):
+    for bucket in (8, 16, 32):
         assert torch.equal(answer(wide, bucket, bucket - 1, side=side), first)
 
 

@@ -27,7 +27,7 @@ from shared.artifacts import FolderStore
 from shared.contracts import Event, EventType, GenerationPrompt, JobStatus, Phase, Scheduler, Stage, Task
 from shared.jobs import DEFAULT_TENANT, JobQueue
 from shared.media import ImageLimits, decode_image
-from shared.settings import QueueSettings, RedisSettings
+from shared.settings import DiffusionSettings, QueueSettings, RedisSettings
 from tests.services.diffusion.jobs import (
     PAUSE_S,
     WAIT_S,
@@ -217,7 +217,7 @@ async def test_it_tells_its_phases_and_drains_on_sigterm(
     assert worker.stage is Stage.RENDER
     assert [model.name for model in worker.models] == ["mini"]
     assert worker.models[0].default
-    assert worker.free == 16
+    assert worker.free == DiffusionSettings().max_jobs
 
     running = await submit(queue, job_request(num_inference_steps=60))
     await until(queue, running, is_step(1))

@@ -160,9 +160,9 @@ RESTORE_SECONDS = Histogram(
     registry=REGISTRY,
 )
 RESTORED_TOGETHER = Histogram(
-    "llmga_restore_batch_pictures",
+    "llmga_restore_batch_images",
     "Pictures per pass of the restoration network.",
-    buckets=(1, 2, 4, 8, 16, 32, 64),
+    buckets=(1, 2, 3, 4, 6, 8, 16, 32, 64),
     registry=REGISTRY,
 )
 ENCODE_SECONDS = Histogram(

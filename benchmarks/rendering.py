@@ -1,6 +1,6 @@
 """What step-level batching is worth: the engine beside stock diffusers, over the same weights in one process.
 
-    python -m benchmarks.rendering            # print; about twelve minutes
+    python -m benchmarks.rendering            # print; about twenty minutes
     python -m benchmarks.rendering --quick    # a minute, to see that it works; its numbers say little
     python -m benchmarks.rendering --write    # store results/rendering.json, the plots and the table in README.md
 

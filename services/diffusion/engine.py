@@ -9,7 +9,7 @@ one is gone before the next. One request's failure is its own: an exception or N
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +33,8 @@ from shared import metrics
 from shared.contracts import Lane
 from shared.errors import InternalError, LLMGAError
 
-SIDE_SHARE = 0.25  # of the device's time for side work while pictures wait for steps; one piece per turn at least
+# Of the device's time for side work while pictures wait for steps. At least one newcomer and one other piece per turn.
+SIDE_SHARE = 0.25
 
 _log = logging.getLogger("llmga.diffusion.engine")
 
@@ -70,6 +71,11 @@ class _Ticket:
     @property
     def wants_step(self) -> bool:
         return self.request.phase is not None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether its texts or its picture have yet to be encoded."""
+        return self.request.wants_source or self.request.wants_prompts
 
     @property
     def name(self) -> str:
@@ -250,12 +256,19 @@ class Engine:
         self._retire(ticket, outcome)
 
     def _side_work(self) -> None:
-        due: list[_Ticket | Errand[Any]] = [ticket for ticket in self._tickets if not ticket.wants_step]
+        """Prepare newcomers, so that they join the next call; then finish pictures and run errands, one at least."""
+        newcomers = [ticket for ticket in self._tickets if ticket.is_new]
+        others: list[_Ticket | Errand[Any]] = [
+            ticket for ticket in self._tickets if not (ticket.is_new or ticket.wants_step)
+        ]
         with self._wakeup:
-            due += self._errands
-        due.sort(key=_by_urgency)
+            others += self._errands
         until = time.perf_counter() + SIDE_SHARE * self._call_s
-        for piece in due:
+        self._do_until(until, sorted(newcomers, key=_by_urgency))
+        self._do_until(until, sorted(others, key=_by_urgency))
+
+    def _do_until(self, until: float, pieces: Sequence["_Ticket | Errand[Any]"]) -> None:
+        for piece in pieces:
             self.counters.side += 1
             if isinstance(piece, Errand):
                 with self._wakeup:

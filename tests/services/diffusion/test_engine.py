@@ -4,6 +4,7 @@ import asyncio
 import gc
 import threading
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,8 @@ from services.diffusion.engine import Engine, EngineClosed, EngineFull
 from services.diffusion.faults import DeviceLost
 from services.diffusion.handles import Bell, Finished, Handle, Progress
 from services.diffusion.loading import LoadedModel
+from services.diffusion.stages import decode_latents, encode_prompts
+from services.diffusion.unet import predict
 from shared.contracts import Lane, Scheduler
 from shared.contracts.generation import PromptEncoding
 from shared.errors import InternalError, OutOfMemory, RenderFailed
@@ -66,6 +69,32 @@ async def test_a_request_joins_the_next_call(start_engine: StartEngine, model: L
     assert await result(second) is not None
     assert await result(first) is not None
     assert engine.counters.calls == 20
+
+
+async def test_between_two_calls_one_text_is_encoded_and_one_picture_decoded(
+    start_engine: StartEngine, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace: list[str] = []
+
+    def traced(what: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any) -> Any:
+            trace.append(what)
+            return work(*arguments)
+
+        return wrapped
+
+    room = "services.diffusion.engine"
+    monkeypatch.setattr(f"{room}.SIDE_SHARE", 0.0)  # no time but for what is done in any case
+    monkeypatch.setattr(f"{room}.encode_prompts", traced("text", encode_prompts))
+    monkeypatch.setattr(f"{room}.decode_latents", traced("picture", decode_latents))
+    monkeypatch.setattr(f"{room}.predict", traced("call", predict))
+    gated, unet = held(model)
+    engine = start_engine(gated)
+    handles = [engine.submit(request_for(gated, steps=2, scheduler=Scheduler.DDIM, seed=seed)) for seed in range(6)]
+    unet.allow(100)
+    assert all(isinstance(done, np.ndarray) for done in await results(handles))
+    begin, end = ["text", "call"] * 2, ["picture", "call", "picture"]
+    assert trace == [*begin, *["text", "picture", "call"] * 4, *end]
 
 
 async def test_a_canceled_request_is_in_no_later_call_and_its_memory_is_free(

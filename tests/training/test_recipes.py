@@ -69,7 +69,7 @@ def test_second_run_of_the_tiny_pair_reads_what_its_tower_and_projector_leave() 
 
 
 def test_runs_of_the_tiny_pair_go_on_where_the_one_before_ended() -> None:
-    runs = [load_recipe(FOLDER / f"tiny-{name}.yaml", MLLMRecipe) for name in ("sight", "lists", "sessions")]
+    runs = [load_recipe(FOLDER / f"tiny-{name}.yaml", MLLMRecipe) for name in ("sight", "lists", "sessions", "again")]
     for before, after in pairwise(runs):
         assert after.base == before.out / "checkpoint"
         assert after.projector == after.base / "model.safetensors"

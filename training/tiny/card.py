@@ -25,7 +25,7 @@ ABOUT = {
         "It writes the caption of a picture from a request, in English or Chinese, or from a picture, and is asked in "
         "Qwen2's form. Published LLMGA layout: a small Qwen2, a projector, and a CLIP tower of its own (128 pixels, 64 "
         "patches).",
-        ("language", "pretrain", "stage1", "tower", "pretrain-sight", "sight", "lists", "sessions"),
+        ("language", "pretrain", "stage1", "tower", "pretrain-sight", "sight", "lists", "sessions", "again"),
     ),
     "sd15": (
         "LLMGA tiny: text to image",

@@ -16,6 +16,7 @@ WORLDS = {
     "world": ["--count", "12000"],
     "world-sight": ["--count", "30000", "--seed", "1", "--pictures", "world", "Edit"],
     "world-lists": ["--count", "60000", "--seed", "2", "--pictures"],
+    "world-again": ["--count", "20000", "--seed", "3", "--pictures", "world", "Edit"],
 }
 
 _log = logging.getLogger("llmga.training")
@@ -60,6 +61,8 @@ STAGES = (
     _stage("world-lists", "world", "world-lists/meta.json"),
     _stage("lists", "stage1", "tiny-lists/checkpoint/meta.json"),
     _stage("sessions", "stage1", "tiny-sessions/checkpoint/meta.json"),
+    _stage("world-again", "world", "world-again/meta.json"),
+    _stage("again", "stage1", "tiny-again/checkpoint/meta.json"),
     _stage("restoration-s1", "restoration", "restoration-s1/export/meta.json"),
     _stage("restoration-s2", "restoration", "restoration/export/meta.json"),
 )
@@ -87,6 +90,7 @@ SMALL: dict[str, list[str]] = {
     "sight": _small(8, 8),
     "lists": _small(4, 8),
     "sessions": _small(4, 8),
+    "again": _small(4, 8),
     "restoration-s1": _small(24, 4),
     "restoration-s2": [*_small(4, 4), *_small(4, 4, plan="encoder_plan")],
 }

@@ -19,7 +19,7 @@ class Part:
 
 
 PARTS = (
-    Part("mllm", Path("runs/tiny-sessions/checkpoint"), Path("runs/tiny-sessions"), "the language model"),
+    Part("mllm", Path("runs/tiny-again/checkpoint"), Path("runs/tiny-again"), "the language model"),
     Part("sd15", Path("runs/sd15/checkpoint"), Path("runs/sd15"), "the text-to-image model"),
     Part("sd15-inpainting", Path("runs/sd15-inpainting/checkpoint"), Path("runs/sd15-inpainting"), "inpainting"),
     Part("restoration", Path("runs/restoration/export"), Path("runs/restoration/joint"), "the restoration network"),

@@ -17,9 +17,13 @@ captions are always English.
 """
 
 import json
+import os
 import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +33,7 @@ from tqdm import tqdm
 from services.mllm.instructions import SOURCE_CAPTION, Writing, question
 from training.world.captions import caption_of
 from training.world.drawing import draw
-from training.world.edits import Edit, edit_of, sample_edit
+from training.world.edits import TALKED_KINDS, Edit, edit_of, sample_edit
 from training.world.objects import Scene
 from training.world.questions import questions_of, sample_talk
 from training.world.requests import Request, list_of, sample_request
@@ -83,28 +87,39 @@ class Corpus:
         """Return a request, and the scene of its picture in `imgs/T2I`."""
         return sample_request(self.seed_of(index), self.split, self.language("request", index))
 
+    def drawn(self, kind: Pictures, index: int) -> Scene:
+        """Return the scene of a picture in `imgs`."""
+        if kind == "T2I":
+            return self.request(index)[0]
+        return self.scene(index) if kind == "world" else self.edit(index).before
+
 
 def write_corpus(corpus: Corpus, folder: Path) -> dict[str, int]:
-    """Write a corpus to an empty or missing folder; return the number of items by file."""
+    """Write a corpus to an empty or missing folder, pictures on all cores; return the number of items by file."""
     counts = {}
     for name, items in _FILES.items():
         path = folder / "jsons" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         counts[name] = _write_list(path, tqdm(items(corpus), total=corpus.count, desc=name, unit="items"))
-    draws: dict[Pictures, Callable[[int], Scene]] = {
-        "T2I": lambda index: corpus.request(index)[0],
-        "world": corpus.scene,
-        "Edit": lambda index: corpus.edit(index).before,
-    }
     for kind in corpus.pictures:
-        for index in tqdm(range(corpus.count), desc=f"imgs/{kind}", unit="pictures"):
-            path = folder / "imgs" / picture_of(kind, index)
-            if index % _FOLDER_OF == 0:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(draw(draws[kind](index))).save(path, compress_level=1)
+        for start in range(0, corpus.count, _FOLDER_OF):
+            (folder / "imgs" / picture_of(kind, start)).parent.mkdir(parents=True, exist_ok=True)
+        with ProcessPoolExecutor(_cores(), get_context("spawn")) as workers:
+            done = workers.map(partial(_draw, corpus, folder, kind), range(corpus.count), chunksize=100)
+            for _ in tqdm(done, total=corpus.count, desc=f"imgs/{kind}", unit="pictures"):
+                pass
     meta = {"corpus": asdict(corpus), "items": counts, "format": "LLMGA, LLaVA"}
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     return counts
+
+
+def _draw(corpus: Corpus, folder: Path, kind: Pictures, index: int) -> None:
+    picture = Image.fromarray(draw(corpus.drawn(kind, index)))
+    picture.save(folder / "imgs" / picture_of(kind, index), compress_level=1)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def picture_of(kind: Pictures, index: int) -> str:
@@ -208,7 +223,7 @@ def _changes(corpus: Corpus) -> Iterator[Item]:
         scene, request = corpus.request(index)
         turns = [question(Writing.TEXT_TO_IMAGE, request.text), generation(caption_of(scene))]
         for number in range(rng.choice((1, 1, 1, 2, 2, 3))):
-            edit = edit_of(scene, corpus.seed_of(index) * 8 + number, corpus.split, request.language)
+            edit = edit_of(scene, corpus.seed_of(index) * 8 + number, corpus.split, request.language, TALKED_KINDS)
             scene = edit.after
             turns += [
                 question(Writing.TEXT_TO_IMAGE, edit.instruction, goes_on=True),
@@ -230,7 +245,7 @@ def _sessions(corpus: Corpus) -> Iterator[Item]:
             language = request.language
             turns = [question(Writing.TEXT_TO_IMAGE, request.text), generation(caption_of(scene))]
         for number in range(rng.choice((1, 2, 3, 4))):
-            edit = edit_of(scene, corpus.seed_of(index) * 8 + number, corpus.split, language)
+            edit = edit_of(scene, corpus.seed_of(index) * 8 + number, corpus.split, language, TALKED_KINDS)
             scene = edit.after
             asked = edit.instruction if shown else question(Writing.TEXT_TO_IMAGE, edit.instruction, goes_on=True)
             turns += [asked, generation(caption_of(scene))]

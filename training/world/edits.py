@@ -1,11 +1,12 @@
 """Edits: an instruction, the scene before and the scene after it.
 
 Instructions name objects so that one is meant for certain: by a concept's own word ("the roof"), by color and shape,
-or by its place where there are two alike. The scene after is a scene of the same split.
+or by its place where there are two alike. The scene after is a scene of the same split, and of the same subject while
+its parts are where they were.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -21,6 +22,7 @@ from training.world.objects import (
     Scene,
     Shape,
     Size,
+    Subject,
     stands_out,
 )
 from training.world.scenes import sample_scene, visible_on
@@ -73,6 +75,16 @@ INSTRUCTIONS_EN = {
     "move": ("move {x} to the {y}", "put {x} in the {y}", "place {x} in the {y}", "take {x} to the {y}"),
     "reshape": ("turn {x} into {y}", "replace {x} with {y}", "change {x} to {y}", "make {x} into {y}"),
     "fill": ("make {x} {y}", "turn {x} {y}", "change {x} to {y}"),
+    "again": (
+        "again {w}",
+        "draw it again {w}",
+        "the same {w}",
+        "the same picture {w}",
+        "now {w}",
+        "again, but {w}",
+        "once more {w}",
+        "draw the same again {w}",
+    ),
 }
 INSTRUCTIONS_ZH = {
     "recolor": ("把{x}变成{y}", "把{x}的颜色改成{y}", "将{x}涂成{y}", "把{x}涂成{y}"),
@@ -83,8 +95,11 @@ INSTRUCTIONS_ZH = {
     "move": ("把{x}移到{y}", "将{x}移到{y}", "把{x}放到{y}", "将{x}放到{y}"),
     "reshape": ("把{x}变成{y}", "将{x}换成{y}", "把{x}换成{y}"),
     "fill": ("把{x}变成{y}", "将{x}改成{y}", "把{x}改成{y}"),
+    "again": ("再画一次，{w}", "同样的，但{w}", "还是这个，但{w}", "同样的，{w}"),
 }
-KINDS = tuple(INSTRUCTIONS_EN)
+KINDS = tuple(kind for kind in INSTRUCTIONS_EN if kind != "again")
+# In conversations people also ask for the same again with a change, and what is hard to learn comes more often.
+TALKED_KINDS = (*KINDS, "recolor", "remove", "resize", "move", "fill", "again", "again", "again")
 _NEW_PHRASING = 0.5  # of the held-out split
 _FAR = 1_000_003  # between the seeds of scenes that are tried one after another
 
@@ -99,16 +114,24 @@ def sample_edit(seed: int, split: Split = "train", language: Language = "en") ->
     raise AssertionError("unreachable")
 
 
-def edit_of(before: Scene, seed: int, split: Split = "train", language: Language = "en") -> Edit:
-    """Return an edit of this scene; a pure function of its arguments."""
+def edit_of(
+    before: Scene,
+    seed: int,
+    split: Split = "train",
+    language: Language = "en",
+    kinds: Sequence[str] = KINDS,
+) -> Edit:
+    """Return an edit of this scene, of one of these kinds; a pure function of its arguments."""
     rng = random.Random(f"edit of {split} {seed} {language}")
     while True:
-        if edit := _try(before, rng, split, language):
+        if edit := _try(before, rng, split, language, kinds):
             return edit
 
 
-def _try(before: Scene, rng: random.Random, split: Split, language: Language) -> Edit | None:
-    kind = rng.choice(KINDS)
+def _try(
+    before: Scene, rng: random.Random, split: Split, language: Language, kinds: Sequence[str] = KINDS
+) -> Edit | None:
+    kind = rng.choice(kinds)
     change = _CHANGES[kind](before, rng, language)
     if change is None or change.after == before:
         return None
@@ -130,11 +153,9 @@ def instructions(kind: str, split: Split, language: Language, rng: random.Random
 
 def reference(item: Object, scene: Scene, language: Language, rng: random.Random) -> str:
     """Return words that mean this object of the scene and no other."""
-    if scene.subject is not None:
-        parts = CONCEPTS[scene.subject.concept].parts
-        names = next((part.names for part in parts if part.place == item.place), None)
-        if names is not None and rng.random() < 0.6:
-            return f"the {names[0]}" if language == "en" else names[1]
+    name = _own_name(item, scene, language)
+    if name is not None and rng.random() < 0.6:
+        return f"the {name}" if language == "en" else name
     same_shape = sum(other.shape is item.shape for other in scene.objects)
     alike = sum(other.shape is item.shape and other.color == item.color for other in scene.objects)
     says_color = same_shape > 1 or rng.random() < 0.6
@@ -144,10 +165,20 @@ def reference(item: Object, scene: Scene, language: Language, rng: random.Random
     return (f"{PLACES_ZH[item.place]}的" if says_place else "") + phrase_zh(item, color=says_color)
 
 
+def _own_name(item: Object, scene: Scene, language: Language) -> str | None:
+    """Return the concept's word for one of its parts: "roof"."""
+    if scene.subject is None:
+        return None
+    parts = CONCEPTS[scene.subject.concept].parts
+    names = next((part.names for part in parts if (part.place, part.shape) == (item.place, item.shape)), None)
+    return names and names[0 if language == "en" else 1]
+
+
 def _replaced(scene: Scene, old: Object, new: Object | None) -> Scene:
     objects = [item for item in scene.objects if item is not old] + ([new] if new else [])
     objects.sort(key=lambda item: PLACES.index(item.place))
-    return replace(scene, objects=tuple(objects), subject=None)
+    is_same_part = new is not None and (new.shape, new.place) == (old.shape, old.place)
+    return replace(scene, objects=tuple(objects), subject=scene.subject if is_same_part else None)
 
 
 def _recolor(scene: Scene, rng: random.Random, language: Language) -> _Change | None:
@@ -179,7 +210,7 @@ def _add(scene: Scene, rng: random.Random, language: Language) -> _Change | None
         slots = {"y": article(phrase_en(new, size=True, fill=says_fill)), "p": f"in the {new.place}"}
     else:
         slots = {"y": f"一个{phrase_zh(new, size=True, fill=says_fill)}", "p": PLACES_ZH[new.place]}
-    return _Change(replace(scene, objects=tuple(objects), subject=None), slots)
+    return _Change(replace(scene, objects=tuple(objects)), slots)
 
 
 def _change_background(scene: Scene, rng: random.Random, language: Language) -> _Change | None:
@@ -195,7 +226,8 @@ def _change_background(scene: Scene, rng: random.Random, language: Language) -> 
         words = str(background.pattern) if language == "en" else PATTERNS_ZH[background.pattern]
     else:
         words = (background_en if language == "en" else background_zh)(background, pattern=what == "both")
-    return _Change(replace(scene, background=background, subject=None), {"y": words})
+    subject = scene.subject and Subject(scene.subject.concept)
+    return _Change(replace(scene, background=background, subject=subject), {"y": words})
 
 
 def _resize(scene: Scene, rng: random.Random, language: Language) -> _Change | None:
@@ -235,6 +267,36 @@ def _refill(scene: Scene, rng: random.Random, language: Language) -> _Change | N
     return _Change(after, {"x": reference(item, scene, language, rng), "y": words})
 
 
+def _again(scene: Scene, rng: random.Random, language: Language) -> _Change | None:
+    kind = rng.choice(("recolor", "recolor", "recolor", "add", "background", "remove"))
+    change = _CHANGES[kind](scene, rng, language)
+    if change is None:
+        return None
+    slots, english = change.slots, language == "en"
+    if kind == "recolor":
+        old = next((old for old, new in zip(scene.objects, change.after.objects, strict=True) if old != new), None)
+        name = None if old is None else _name(old, scene, language)
+        if name is None:
+            return None
+        words = f"with {article(slots['y'] + ' ' + name)}" if english else f"{name}是{slots['y']}的"
+    elif kind == "add":
+        words = f"with {slots['y']} {slots['p']}" if english else f"{slots['p']}有{slots['y']}"
+    elif kind == "background":
+        words = f"on a {slots['y']} background" if english else f"背景是{slots['y']}的"
+    else:
+        words = f"without {slots['x']}" if english else f"不要{slots['x']}"
+    return _Change(change.after, {"w": words})
+
+
+def _name(item: Object, scene: Scene, language: Language) -> str | None:
+    """Return the bare word for an object, without its color; None where it could mean another."""
+    if name := _own_name(item, scene, language):
+        return name
+    if sum(other.shape is item.shape for other in scene.objects) > 1:
+        return None
+    return str(item.shape) if language == "en" else SHAPES_ZH[item.shape]
+
+
 def _free_places(scene: Scene) -> list[str]:
     taken = {item.place for item in scene.objects}
     return [place for place in PLACES if place not in taken]
@@ -249,4 +311,5 @@ _CHANGES: dict[str, Callable[[Scene, random.Random, Language], _Change | None]] 
     "move": _move,
     "reshape": _reshape,
     "fill": _refill,
+    "again": _again,
 }

@@ -111,6 +111,12 @@ def test_half_of_the_sessions_show_a_picture(folder: Path) -> None:
     assert 0.2 < sum("image" in item for item in items(folder, "sessions.json")) / COUNT < 0.8
 
 
+def test_sessions_ask_for_the_same_again(folder: Path) -> None:
+    asked = [turn["value"] for item in items(folder, "sessions.json") for turn in item["conversations"][2::2]]
+    again = [words for words in asked if "again w" in words.lower() or "再画一次" in words]
+    assert 0.02 < len(again) / len(asked) < 0.4
+
+
 def test_lists_leave_nothing_free(folder: Path) -> None:
     for item in items(folder, "text-data/lists.json"):
         asked, answer = (turn["value"] for turn in item["conversations"])

@@ -1,7 +1,11 @@
+import random
+
 import pytest
 
-from training.world.edits import KINDS, Edit, sample_edit
-from training.world.objects import Object, stands_out
+from training.world.concepts import CONCEPTS
+from training.world.edits import KINDS, TALKED_KINDS, Edit, edit_of, sample_edit
+from training.world.objects import Background, Object, stands_out
+from training.world.scenes import sample_scene, scene_of_concept
 from training.world.splits import SPLITS, Split
 from training.world.words import LANGUAGES, Language
 
@@ -64,6 +68,36 @@ def test_instruction_means_one_object() -> None:
 def test_concepts_are_edited_by_the_names_of_their_parts() -> None:
     instructions = {sample_edit(seed).instruction.lower() for seed in range(2_000)}
     assert any("the roof" in instruction for instruction in instructions)
+
+
+@pytest.mark.parametrize(
+    ("language", "ways"),
+    [
+        ("en", ("with a", "without the", "on a")),
+        ("zh", ("的", "不要", "背景是")),
+    ],
+)
+def test_the_same_again_is_asked_for_with_one_change(language: Language, ways: tuple[str, ...]) -> None:
+    seen = set()
+    for seed in range(COUNT):
+        edit = edit_of(sample_scene(seed, concepts=0.5), seed, language=language, kinds=("again",))
+        gone, new = changed(edit)
+        assert len(gone) + len(new) + (edit.before.background != edit.after.background) in (1, 2)
+        if gone and new:  # another color
+            (one,), (other,) = gone, new
+            assert (one.shape, one.size, one.fill, one.place) == (other.shape, other.size, other.fill, other.place)
+        seen.update(way for way in ways if way in edit.instruction)
+    assert seen == set(ways)
+
+
+def test_a_house_has_a_roof_as_long_as_it_is_where_it_was() -> None:
+    house = scene_of_concept(CONCEPTS["house"], random.Random(0), "train", background=Background("green"))
+    assert house is not None
+    painted = edit_of(house, 1, kinds=("recolor",)).after
+    asked = {edit_of(painted, seed, kinds=("again",)).instruction.lower().rstrip(".") for seed in range(300)}
+    assert any(words.endswith(f"with a {color} roof") for words in asked for color in ("red", "purple", "black"))
+    moved = edit_of(painted, 1, kinds=("move",)).after
+    assert not any("roof" in edit_of(moved, seed, kinds=TALKED_KINDS).instruction for seed in range(100))
 
 
 def test_edit_is_a_pure_function_of_its_arguments() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,12 +51,25 @@ def write_mini(folder: Path, family: str = "qwen2", **changes: Any) -> Path:
     return path
 
 
-def run_in_two_processes(module: str, *arguments: str) -> None:
-    """Run a stage by `accelerate launch`, with the configuration for a CPU."""
-    command = "-m accelerate.commands.launch --config_file training/accelerate/cpu.yaml"
+LAUNCHERS = (
+    "--config_file training/accelerate/cpu.yaml",
+    pytest.param(
+        "--cpu --num_processes 2 --mpirun_hostfile {hosts}",
+        marks=pytest.mark.skipif(shutil.which("mpirun") is None, reason="accelerate's --cpu needs mpirun"),
+        id="mpirun",
+    ),
+)
+
+
+def run_in_two_processes(launcher: str, folder: Path, module: str, *arguments: str) -> None:
+    """Run a stage by `accelerate launch`, in one of the ways in which it starts several processes on a CPU."""
+    (folder / "hosts").write_text("localhost slots=2\n", encoding="utf-8")
+    command = f"-m accelerate.commands.launch {launcher.format(hosts=folder / 'hosts')}"
     launched = subprocess.run(
         [sys.executable, *command.split(), "-m", module, *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"},
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from services.diffusion.batching import Buckets
 from services.diffusion.checkpoints import inspect
 from services.diffusion.loading import load
-from tests.training.recipes import assert_two_equal_one, recipes_of, run_in_two_processes
+from tests.training.recipes import LAUNCHERS, assert_two_equal_one, recipes_of, run_in_two_processes
 from training import stage2
 from training.checkpoints import CheckpointError, open_checkpoint, widened
 from training.data.formats import DataError
@@ -198,10 +198,11 @@ def test_latents_are_made_once_and_those_of_something_else_refused(mini: Path, t
         made(made_from="red")
 
 
-def test_two_processes_learn_what_one_learns(mini: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_learn_what_one_learns(launcher: str, mini: Path, tmp_path: Path) -> None:
     changes = [f"base={mini}", "data.scenes=8", "size=64", "precomputed=null", "plan.steps=3"]
     changes += ["plan.global_batch=4", "plan.micro_batch=2", "plan.warmup_steps=0", "plan.log_every=1"]
     arguments = ["--recipe", str(FOLDER / "tiny-sd15-inpaint.yaml"), "--set", *changes]
     assert stage2.main([*arguments, "--out", str(tmp_path / "one")]) == 0
-    run_in_two_processes("training.stage2", *arguments, "--out", str(tmp_path / "two"))
+    run_in_two_processes(launcher, tmp_path, "training.stage2", *arguments, "--out", str(tmp_path / "two"))
     assert_two_equal_one(tmp_path / "one", tmp_path / "two", 3)

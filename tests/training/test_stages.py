@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from services.mllm.checkpoints import convert
-from tests.training.recipes import ROOT, assert_two_equal_one, recipes_of, run_in_two_processes, write_mini
+from tests.training.recipes import LAUNCHERS, ROOT, assert_two_equal_one, recipes_of, run_in_two_processes, write_mini
 from training import pretrain, stage1
 from training.data.formats import DataError
 from training.llava import read_projector
@@ -125,10 +125,11 @@ def test_bad_data_stop_a_run_or_are_left_out_and_counted_at_its_end(
     assert caplog.messages[-1] == "conversations: 3 skipped"
 
 
-def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_learn_what_one_learns(launcher: str, tmp_path: Path) -> None:
     recipe = write_mini(tmp_path)
     assert stage1.main(["--recipe", str(recipe), "--out", str(tmp_path / "one")]) == 0
-    run_in_two_processes("training.stage1", "--recipe", str(recipe), "--out", str(tmp_path / "two"))
+    run_in_two_processes(launcher, tmp_path, "training.stage1", "--recipe", str(recipe), "--out", str(tmp_path / "two"))
     assert_two_equal_one(tmp_path / "one", tmp_path / "two", 3)
 
 

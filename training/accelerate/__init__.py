@@ -13,6 +13,8 @@ The recipe decides the global batch; with another `--num_processes` more or fewe
 the precision too: `mixed_precision` here is for accelerate's own messages. Averages of parameters (`ema_decay`) need
 whole weights, so stage 2 and restoration take `gpus.yaml`. Quantized bases (`adapter.bits`) go with `gpus.yaml` and
 `zero2.yaml`: ZeRO-3 and FSDP cannot share out weights in 4 or 8 bits as they are loaded here.
+Without a GPU, accelerate's own `--cpu --num_processes 2` starts several processes through MPI alone
+(`--mpirun_hostfile FILE`, with a line `localhost slots=2`); `cpu.yaml` needs none.
 DeepSpeed is not among this project's requirements: `pip install deepspeed` where it is used. Its checkpoints and FSDP's
 hold pickles (`training.runs.checkpoints`); all exports are safetensors.
 """

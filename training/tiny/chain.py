@@ -16,7 +16,7 @@ WORLDS = {
     "world": ["--count", "12000"],
     "world-sight": ["--count", "30000", "--seed", "1", "--pictures", "world", "Edit"],
     "world-lists": ["--count", "60000", "--seed", "2", "--pictures"],
-    "world-again": ["--count", "20000", "--seed", "3", "--pictures", "world", "Edit"],
+    "world-again": ["--count", "20000", "--seed", "3", "--tell-changes", "--pictures", "world", "Edit"],
 }
 
 _log = logging.getLogger("llmga.training")

@@ -25,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--pictures", nargs="*", choices=("T2I", "world", "Edit"), help="kinds of pictures to write (default: all)"
     )
+    parser.add_argument(
+        "--tell-changes", action="store_true", help="answers to a change first say in words what changes"
+    )
     options = parser.parse_args(arguments)
     if options.count < 1 or not 0 <= options.chinese <= 1:
         parser.error("--count is at least 1, --chinese from 0 to 1")
@@ -35,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from training.world.corpus import PICTURES, Corpus, write_corpus
 
     pictures = PICTURES if options.pictures is None else tuple(kind for kind in PICTURES if kind in options.pictures)
-    corpus = Corpus(options.count, options.split, options.seed, options.chinese, pictures)
+    corpus = Corpus(options.count, options.split, options.seed, options.chinese, pictures, options.tell_changes)
     for name, count in write_corpus(corpus, options.target).items():
         sys.stderr.write(f"{name}: {count} items\n")
     return 0

@@ -26,6 +26,29 @@ def object_sentence(item: Object) -> str:
     return f"There is a {item.size} {item.fill} {item.color} {item.shape}, and it is placed in the {item.place}."
 
 
+def change_sentences(before: Scene, after: Scene) -> str:
+    """Return what is different in the second scene; "" where nothing is.
+
+    It names what changes and what it becomes with all attributes. A small language model that writes this first has
+    found out which object is meant before it writes the caption, which then is a copy with one exception.
+    """
+    told = [] if before.background == after.background else [_told(after.background)]
+    gone = [item for item in before.objects if item not in after.objects]
+    new = [item for item in after.objects if item not in before.objects]
+    told += [f"The {_placed(old)} is now a {_placed(item)}." for old, item in zip(gone, new, strict=False)]
+    told += [f"The {_placed(item)} is gone." for item in gone[len(new) :]]
+    told += [f"A {_placed(item)} is new." for item in new[len(gone) :]]
+    return " ".join(told)
+
+
+def _told(background: Background) -> str:
+    return f"The background is now a {background.pattern} {background.color}."
+
+
+def _placed(item: Object) -> str:
+    return f"{item.size} {item.fill} {item.color} {item.shape} in the {item.place}"
+
+
 _BACKGROUND = re.compile(rf"background is an? ({'|'.join(Pattern)}) ({'|'.join(BACKGROUNDS)})\b", re.IGNORECASE)
 _OBJECT = re.compile(
     rf"\b({'|'.join(Size)}) ({'|'.join(Fill)}) ({'|'.join(COLORS)}) ({'|'.join(Shape)})"

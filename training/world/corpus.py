@@ -31,7 +31,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from services.mllm.instructions import SOURCE_CAPTION, Writing, question
-from training.world.captions import caption_of
+from training.world.captions import caption_of, change_sentences
 from training.world.drawing import draw
 from training.world.edits import TALKED_KINDS, Edit, edit_of, sample_edit
 from training.world.objects import Scene
@@ -66,6 +66,7 @@ class Corpus:
     seed: int = 0
     chinese: float = 0.35  # share of requests, instructions and questions
     pictures: tuple[Pictures, ...] = PICTURES
+    tells: bool = False  # answers to a change say what changes before they give the new caption
 
     def language(self, kind: str, index: int) -> Language:
         """Return the language of an item."""
@@ -86,6 +87,11 @@ class Corpus:
     def request(self, index: int) -> tuple[Scene, Request]:
         """Return a request, and the scene of its picture in `imgs/T2I`."""
         return sample_request(self.seed_of(index), self.split, self.language("request", index))
+
+    def changed(self, before: Scene, after: Scene) -> str:
+        """Return the answer to a change."""
+        answer = generation(caption_of(after))
+        return f"{change_sentences(before, after)} {answer}" if self.tells else answer
 
     def drawn(self, kind: Pictures, index: int) -> Scene:
         """Return the scene of a picture in `imgs`."""
@@ -174,7 +180,7 @@ def _llava(corpus: Corpus) -> Iterator[Item]:
         rng = random.Random(f"llava {corpus.seed} {index}")
         if rng.random() < 0.4:
             edit = corpus.edit(index)
-            before, after = (generation(caption_of(scene)) for scene in (edit.before, edit.after))
+            before, after = generation(caption_of(edit.before)), corpus.changed(edit.before, edit.after)
             turns = [f"<image>\n{SOURCE_CAPTION}", before, edit.instruction, after]
             picture = picture_of("Edit", index)
         else:
@@ -227,7 +233,7 @@ def _changes(corpus: Corpus) -> Iterator[Item]:
             scene = edit.after
             turns += [
                 question(Writing.TEXT_TO_IMAGE, edit.instruction, goes_on=True),
-                generation(caption_of(scene)),
+                corpus.changed(edit.before, scene),
             ]
         yield {"id": f"changes-{index}", "conversations": conversation(*turns)}
 
@@ -248,7 +254,7 @@ def _sessions(corpus: Corpus) -> Iterator[Item]:
             edit = edit_of(scene, corpus.seed_of(index) * 8 + number, corpus.split, language, TALKED_KINDS)
             scene = edit.after
             asked = edit.instruction if shown else question(Writing.TEXT_TO_IMAGE, edit.instruction, goes_on=True)
-            turns += [asked, generation(caption_of(scene))]
+            turns += [asked, corpus.changed(edit.before, scene)]
         item = {"id": f"session-{index}", "conversations": conversation(*turns)}
         yield item | ({"image": picture_of("Edit", index)} if shown else {})
 

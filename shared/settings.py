@@ -261,7 +261,8 @@ class MLLMSettings(_Group):
     opening_tag: Literal["given", "written"] = Field(
         default="given",
         description="`<gen_image>`, with which an answer that asks for a picture begins: `given` to the model, so that "
-        "the first words come some tokens sooner and every answer has it, or `written` by it.",
+        "the first words come some tokens sooner and every answer has it, or `written` by it. A checkpoint whose "
+        "`serving.json` says `tells_changes` writes it by itself when it is asked for a change.",
     )
     system_prompt: Literal["trained", "cli"] = Field(
         default="trained", description="The system prompt of training, or that of the released command line."

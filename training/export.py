@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from services.mllm.checkpoints.published import SERVING
 from services.mllm.checkpoints.towers import CLIP_L_336
 from services.mllm.checkpoints.vocabularies import TOKENIZER_FILES
 from services.mllm.conversation import TEMPLATES
@@ -51,12 +52,14 @@ def export_published(
     language_model: Mapping[str, torch.Tensor] | None,
     changes: Mapping[str, torch.Tensor],
     projector: Mapping[str, torch.Tensor],
+    tells_changes: bool = False,
     dtype: torch.dtype = torch.bfloat16,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a checkpoint to a folder, which is replaced if it is there.
 
     language_model: its tensors by name, or None for those of the base. changes: what an adapter adds to them.
+    tells_changes: see `services.mllm.checkpoints.published.SERVING`.
     """
     beside = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(beside, ignore_errors=True)
@@ -75,6 +78,8 @@ def export_published(
         if (base / name).is_file():
             shutil.copyfile(base / name, beside / name)
     _write_generation_config(beside, base, family)
+    if tells_changes:
+        write_json(beside / SERVING, {"tells_changes": True})
     tied = bool(config.get("tie_word_embeddings", family == "gemma"))
     source = _language_model(base) if language_model is None else iter(language_model.items())
 

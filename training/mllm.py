@@ -121,6 +121,7 @@ def export_recipe(recipe: MLLMRecipe, fitted: Fitted) -> Path:
         language_model=None if recipe.adapter else parts["language_model."],
         changes=changes(fitted.model.language_model) if recipe.adapter else {},
         projector=parts["projector."],
+        tells_changes=recipe.tells_changes,
         dtype=getattr(torch, recipe.saved_as),
     )
     shutil.copyfile(recipe.out / "meta.json", folder / "meta.json")

@@ -135,4 +135,10 @@ def prompt_writer(client: EngineClient, facts: Facts, settings: MLLMSettings, *,
         system_prompt=settings.system_prompt,
         space_before=facts.space_before,
     )
-    return PromptWriter(VLLMEngine(client, facts), builder, model=model, max_model_len=max_model_len)
+    return PromptWriter(
+        VLLMEngine(client, facts),
+        builder,
+        model=model,
+        max_model_len=max_model_len,
+        tells_changes=facts.tells_changes,
+    )

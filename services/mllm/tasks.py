@@ -88,19 +88,21 @@ async def carry_out(
         )
         source = caption.prompt
         history.append(Turn(SOURCE_CAPTION, caption.text))
+    goes_on = any(OPEN_TAG in (turn.answer or "") for turn in work.history)
     asked = Turn(
         question(
             work.writing,
             work.instruction,
             has_picture=work.picture is not None,
-            goes_on=any(OPEN_TAG in (turn.answer or "") for turn in work.history),
+            goes_on=goes_on,
             max_prompt_tokens=work.max_prompt_tokens,
         )
     )
+    is_change = work.writing is Writing.EDIT or (work.writing is Writing.TEXT_TO_IMAGE and goes_on)
     if work.writing in (Writing.STORY, Writing.ANSWER):
         sampling = replace(sampling, stop=())  # to its end
-    if work.writing not in PICTURES:
-        sampling = replace(sampling, opens=False)
+    if work.writing not in PICTURES or (is_change and writer.tells_changes):
+        sampling = replace(sampling, opens=False)  # the answer may begin with words
     ask = writer.speak if work.writing is Writing.ANSWER else writer.write
     parts = ask([*history, asked], sampling, picture=work.picture, request_id=request_id, priority=priority)
     async with aclosing(parts):

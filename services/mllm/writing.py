@@ -86,9 +86,21 @@ class Answer:
 
 
 class PromptWriter:
-    """Write generation prompts, and speak, with one model."""
+    """Write generation prompts, and speak, with one model.
 
-    def __init__(self, engine: Engine, builder: PromptBuilder, *, model: str, max_model_len: int) -> None:
+    tells_changes: whether the model's answers to a change begin with words (`checkpoints.published.SERVING`).
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        builder: PromptBuilder,
+        *,
+        model: str,
+        max_model_len: int,
+        tells_changes: bool = False,
+    ) -> None:
+        self.tells_changes = tells_changes
         self._engine = engine
         self._builder = builder
         self._model = model

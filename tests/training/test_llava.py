@@ -145,7 +145,8 @@ def test_published_projector_file_is_read_and_other_pickles_are_refused(tmp_path
 def test_an_llmga_checkpoint_goes_on_learning_where_it_was(
     folder: Path, family: str, llava: Llava, tmp_path: Path
 ) -> None:
-    export(folder, family, llava, tmp_path / "published")
+    export(folder, family, llava, tmp_path / "published", tells_changes=True)
+    assert convert(tmp_path / "published", tmp_path / "served", name=f"llmga-{family}").tells_changes
     again = load_llava(tmp_path / "published", folder / "clip-mini", attention="eager").eval()
     again.projector.load_state_dict(read_projector(tmp_path / "published" / "model.safetensors"))
     batch = batch_of(folder, family, llava, has_image=True)

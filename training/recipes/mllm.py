@@ -33,7 +33,8 @@ class MLLMRecipe(Recipe):
 
     base, tower: folders of Hugging Face checkpoints; base may be an LLMGA checkpoint in the published layout, whose
     language model goes on learning. projector: what `pretrain` wrote, for `stage1`. shaping, side: see
-    `training.data.pictures`. chinese: share of requests about pictures that are put in Chinese.
+    `training.data.pictures`. chinese: share of requests about pictures that are put in Chinese. tells_changes: whether
+    answers to a change begin with words, as in a world of `--tell-changes`; serving then lets them.
     """
 
     family: Family
@@ -49,6 +50,7 @@ class MLLMRecipe(Recipe):
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     gradient_checkpointing: bool = False
     adapter: Adapter | None = None
+    tells_changes: bool = False
     saved_as: Literal["bfloat16", "float16", "float32"] = "bfloat16"
 
     @model_validator(mode="after")

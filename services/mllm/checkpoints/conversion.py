@@ -42,6 +42,7 @@ class Facts:
     """What serving must know of a converted checkpoint, and what the conversion did; stored as `llmga.json`.
 
     space_before: tokens before which, at the beginning of a text, the tokenizer of training put a space.
+    tells_changes: see `published.SERVING`.
     """
 
     family: str
@@ -61,6 +62,7 @@ class Facts:
     ignored_settings: list[str]
     tokenizer: str
     space_before: list[str]
+    tells_changes: bool = False
 
 
 def read_facts(folder: Path) -> Facts:
@@ -216,6 +218,7 @@ def _write_rest(
         ignored_settings=ignored_settings(published.config),
         tokenizer=published.vocabulary.path.name,
         space_before=list(published.vocabulary.space_before),
+        tells_changes=published.tells_changes,
     )
     _write_json(
         folder / "config.json",

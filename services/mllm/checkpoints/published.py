@@ -23,6 +23,9 @@ from services.mllm.checkpoints.tensors import FLOATS, Tensor, read_header
 from services.mllm.checkpoints.towers import Tower, find_tower, read_tower
 from services.mllm.checkpoints.vocabularies import TOKENIZER_FILES, Vocabulary, open_vocabulary
 
+# What a checkpoint says of its training that serving must know and the published layout has no place for; it need not
+# be there. `{"tells_changes": true}`: asked for a change, the model says in words what changes, before the prompt.
+SERVING = "serving.json"
 MAX_SPARE_ROWS = 4_096  # Qwen2 has up to 418 rows without a token; more is another model's tokenizer
 
 TOWER_PREFIX = "model.vision_tower.vision_tower.vision_model."
@@ -36,7 +39,10 @@ _DROPPED = {
 
 @dataclass(frozen=True)
 class Published:
-    """A checkpoint whose every tensor is known and right."""
+    """A checkpoint whose every tensor is known and right.
+
+    tells_changes: see `SERVING`.
+    """
 
     folder: Path
     name: str
@@ -49,6 +55,7 @@ class Published:
     vocabulary: Vocabulary
     files: list[Path] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    tells_changes: bool = False
 
 
 def open_published(folder: Path, *, name: str | None = None, tower_folder: Path | None = None) -> Published:
@@ -110,7 +117,7 @@ def open_published(folder: Path, *, name: str | None = None, tower_folder: Path 
             f"it has {len(set(tokens.values()))} tokens, the model {rows} rows",
             SEE_PUBLISHED,
         )
-    extra = [folder / file for file in (*TOKENIZER_FILES, "generation_config.json")]
+    extra = [folder / file for file in (*TOKENIZER_FILES, "generation_config.json", SERVING)]
     small = [path, *(file for file in extra if file.is_file())]
     for file in small:
         if file.suffix == ".json":
@@ -131,7 +138,16 @@ def open_published(folder: Path, *, name: str | None = None, tower_folder: Path 
         vocabulary=vocabulary,
         files=[*small, *shards],
         ignored=ignored,
+        tells_changes=_tells_changes(folder / SERVING),
     )
+
+
+def _tells_changes(path: Path) -> bool:
+    found = read_json(path) if path.is_file() else {}
+    tells = found.pop("tells_changes", False)
+    if found or not isinstance(tells, bool):
+        raise CheckpointError(path, "it says more than `tells_changes`, true or false", "Remove what is not known.")
+    return tells
 
 
 def _check_multimodal(path: Path, config: Mapping[str, Any]) -> None:

@@ -68,6 +68,39 @@ async def test_an_edit_is_two_answers_of_which_the_second_is_told() -> None:
     assert engine.pictures == [PICTURE, PICTURE]
 
 
+PAST = [Turn("draw a cat", "<gen_image> a cat </gen_image>")]
+
+
+@pytest.mark.parametrize(
+    ("work", "is_change"),
+    [
+        (Work(Writing.EDIT, "make it a dog", PICTURE), True),
+        (Work(Writing.EDIT, "make it a dog", PICTURE, PAST), True),
+        (Work(Writing.TEXT_TO_IMAGE, "make it a dog", history=PAST), True),
+        (Work(Writing.TEXT_TO_IMAGE, "draw a dog", history=[Turn("hi", "hello")]), False),
+        (Work(Writing.TEXT_TO_IMAGE, "draw a dog"), False),
+        (Work(Writing.SIMILAR, "", PICTURE, PAST), False),
+    ],
+)
+@pytest.mark.parametrize("tells_changes", [False, True])
+async def test_a_model_that_tells_what_changes_writes_the_tag_by_itself_there(
+    work: Work, is_change: bool, tells_changes: bool
+) -> None:
+    has_words = is_change and tells_changes
+    end = "a dog </gen_image>"
+    answers = [" a cat </gen_image>"] if work.writing is Writing.EDIT else []
+    engine = Dialog(*answers, f"The cat is now a dog. <gen_image> {end}" if has_words else f" {end}")
+    asking = writer(engine, max_model_len=4_000, tells_changes=tells_changes)
+    parts = carry_out(asking, work, Sampling(400, 0.0, opens=True), request_id="r", priority=0)
+    *told, written = [part async for part in parts]
+    assert isinstance(written, Written)
+    assert "".join(map(str, told)) == written.answer.prompt.text == "a dog"
+    assert written.answer.prompt.fallback is None
+    *sources, shown = engine.shown
+    assert shown.endswith("<gen_image>") != has_words
+    assert all(source.endswith("<gen_image>") for source in sources), "the caption before an edit is no change"
+
+
 async def test_an_edit_without_a_source_caption_is_an_error() -> None:
     with pytest.raises(PromptEmpty):
         await carried_out(Dialog("<gen_image></gen_image>"), Work(Writing.EDIT, "make it a dog", PICTURE))

@@ -1,6 +1,7 @@
 """The writer over a scripted engine: what the real one gives only by luck."""
 
 from collections.abc import AsyncGenerator
+from typing import Any
 from contextlib import aclosing
 
 import numpy as np
@@ -41,7 +42,7 @@ class ScriptedEngine:
             self.closed = True
 
 
-def writer(engine: ScriptedEngine, *, max_model_len: int = 1_000) -> PromptWriter:
+def writer(engine: ScriptedEngine, *, max_model_len: int = 1_000, tells_changes: bool = False) -> PromptWriter:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={sign: index for index, sign in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -52,12 +53,12 @@ def writer(engine: ScriptedEngine, *, max_model_len: int = 1_000) -> PromptWrite
         image_slot=ImageSlot(999, 4),
         max_prompt_tokens=max_model_len - 50,
     )
-    return PromptWriter(engine, builder, model="mini", max_model_len=max_model_len)
+    return PromptWriter(engine, builder, model="mini", max_model_len=max_model_len, tells_changes=tells_changes)
 
 
-async def written(engine: ScriptedEngine, **options: int) -> tuple[list[str], Answer]:
+async def written(engine: ScriptedEngine, max_tokens: int = 64, **options: Any) -> tuple[list[str], Answer]:
     """Return the deltas and the answer."""
-    sampling = Sampling(max_tokens=options.pop("max_tokens", 64), temperature=0.0)
+    sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
     parts = writer(engine, **options).write(TURNS, sampling, request_id="r", priority=0)
     *deltas, answer = [part async for part in parts]
     assert isinstance(answer, Answer)

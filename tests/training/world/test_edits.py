@@ -78,7 +78,7 @@ def test_concepts_are_edited_by_the_names_of_their_parts() -> None:
     ],
 )
 def test_the_same_again_is_asked_for_with_one_change(language: Language, ways: tuple[str, ...]) -> None:
-    seen = set()
+    seen: set[str] = set()
     for seed in range(COUNT):
         edit = edit_of(sample_scene(seed, concepts=0.5), seed, language=language, kinds=("again",))
         gone, new = changed(edit)

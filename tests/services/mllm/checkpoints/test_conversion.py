@@ -324,6 +324,16 @@ def test_the_cache_is_by_content_and_not_by_path(tmp_path: Path) -> None:
     assert prepare(str(tmp_path / "llmga-two"), tmp_path / "cache").folder != first.folder
 
 
+def test_what_a_checkpoint_says_of_its_training_is_a_fact(tmp_path: Path) -> None:
+    source = write_published(tmp_path / "llmga")
+    silent = prepare(str(source), tmp_path / "cache")
+    assert not silent.facts.tells_changes
+    (source / "serving.json").write_text('{"tells_changes": true}')
+    telling = prepare(str(source), tmp_path / "cache")
+    assert telling.facts.tells_changes
+    assert telling.folder != silent.folder, "another fact, another conversion"
+
+
 def test_a_converted_folder_is_served_as_it_is(tmp_path: Path) -> None:
     source = write_published(tmp_path / "source")
     facts = convert(source, tmp_path / "target")

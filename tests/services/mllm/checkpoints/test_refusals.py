@@ -93,6 +93,10 @@ def _twice(data: bytes, name: str) -> bytes:
 
 NORM = "model.norm.weight"
 CASES: dict[str, tuple[Break, str, str]] = {
+    "something that serving does not know": (
+        _text("serving.json", '{"opening_tag": "given"}'), "serving.json", "tells_changes"
+    ),
+    "a fact for serving that is none": (_text("serving.json", '{"tells_changes": 1}'), "serving.json", "tells_changes"),
     "python code": (_text("modeling_llmga.py", "import os; os.mkdir('executed')"), "modeling_llmga.py", "Delete"),
     "auto_map in the config": (_config(auto_map={"AutoModel": "x.Y"}), "config.json", "auto_map"),
     "auto_map in the tokenizer's config": (

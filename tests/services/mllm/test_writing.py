@@ -1,8 +1,8 @@
 """The writer over a scripted engine: what the real one gives only by luck."""
 
 from collections.abc import AsyncGenerator
-from typing import Any
 from contextlib import aclosing
+from typing import Any
 
 import numpy as np
 import pytest

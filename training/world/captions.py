@@ -30,19 +30,24 @@ def change_sentences(before: Scene, after: Scene) -> str:
     """Return what is different in the second scene; "" where nothing is.
 
     It names what changes and what it becomes with all attributes. A small language model that writes this first has
-    found out which object is meant before it writes the caption, which then is a copy with one exception.
+    found out which object is meant before it writes the caption, which then is a copy with one exception. What is
+    likely to be in the instruction comes first, and leads to the rest.
     """
     told = [] if before.background == after.background else [_told(after.background)]
     gone = [item for item in before.objects if item not in after.objects]
     new = [item for item in after.objects if item not in before.objects]
-    told += [f"The {_placed(old)} is now a {_placed(item)}." for old, item in zip(gone, new, strict=False)]
-    told += [f"The {_placed(item)} is gone." for item in gone[len(new) :]]
+    told += [f"{_found(old)} is now a {_placed(item)}." for old, item in zip(gone, new, strict=False)]
+    told += [f"{_found(item)} is gone." for item in gone[len(new) :]]
     told += [f"A {_placed(item)} is new." for item in new[len(gone) :]]
     return " ".join(told)
 
 
 def _told(background: Background) -> str:
     return f"The background is now a {background.pattern} {background.color}."
+
+
+def _found(item: Object) -> str:
+    return f"The {item.color} {item.shape} in the {item.place}, {item.size} and {item.fill},"
 
 
 def _placed(item: Object) -> str:

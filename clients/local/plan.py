@@ -93,7 +93,8 @@ def make_plan(home: Path, pair: Pair, *, port: int | None, workers: int, environ
     if host in LOOPBACK_HOSTS:  # whoever reaches it sits at this machine; elsewhere, keys are asked for
         chosen["LLMGA_AUTH__MODE"] = "none"
     if pair.mllm is not None:
-        chosen |= {"LLMGA_MLLM__MODEL": str(pair.mllm), "LLMGA_MLLM__NAME": NAME}
+        # Greedy: of a model as small as this, sampling at LLMGA's 0.2 draws mistakes rather than variety.
+        chosen |= {"LLMGA_MLLM__MODEL": str(pair.mllm), "LLMGA_MLLM__NAME": NAME, "LLMGA_MLLM__TEMPERATURE": "0"}
     if pair.diffusion:
         chosen["LLMGA_DIFFUSION__MODELS"] = json.dumps({name: str(folder) for name, folder in pair.diffusion.items()})
     if pair.restoration is not None:

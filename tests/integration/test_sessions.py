@@ -67,7 +67,7 @@ MOON = ("yellow", "crescent", "top right")
 
 
 @pytest.mark.parametrize("parts", [("valkey", "gateway"), pytest.param(None, marks=pytest.mark.deep, id="everything")])
-def test_a_conversation_of_ten_turns_with_branches_survives(system: System, parts: tuple[str, ...] | None) -> None:
+def test_a_conversation_of_twelve_turns_with_branches_survives(system: System, parts: tuple[str, ...] | None) -> None:
     edit: dict[str, Any] = {"seed": 1}
     words: dict[str, Any] = {**edit, "task": "text_to_image"}
     session_id = begin(system)
@@ -88,8 +88,13 @@ def test_a_conversation_of_ten_turns_with_branches_survives(system: System, part
     kill(system, *(parts or tuple(system.run.services)))
     assert read(system, session_id) == before
 
-    black = say(system, session_id, instruction="make the roof black", parent=1, **words)
+    black = say(system, session_id, instruction="make the roof black", parent=1, **edit)
     assert seen(system, black) == ("green", {("black", *ROOF[1:]), WALL})
+    red = say(system, session_id, instruction="again with a red roof", **edit)
+    assert red.request.task is Task.EDIT
+    assert seen(system, red) == ("green", {ROOF, WALL})
+    purple = say(system, session_id, instruction="draw it again with a purple roof", parent=5, **words)
+    assert seen(system, purple) == ("green", {("purple", *ROOF[1:]), WALL})
     again = say(system, session_id, rerender=4)
     assert [image.sha256 for image in again.images] == [image.sha256 for image in branch.images]
     other = say(system, session_id, rerender=1, seed=99)
@@ -105,10 +110,13 @@ def test_a_conversation_of_ten_turns_with_branches_survives(system: System, part
 
     session = read(system, session_id)
     assert [(turn.parent, turn.rerender_of) for turn in session.turns] == [
-        *[(None, None), (1, None), (2, None), (2, None), (1, None)],
-        *[(2, 4), (None, 1), (1, None), (8, None), (None, None)],
+        *[(None, None), (1, None), (2, None), (2, None), (1, None), (5, None), (5, None)],
+        *[(2, 4), (None, 1), (1, None), (10, None), (None, None)],
     ]
-    assert [turn.history for turn in session.turns] == [[], [1], [1, 2], [1, 2], [1], [1, 2], [], [1], [1], []]
+    assert [turn.history for turn in session.turns] == [
+        *[[], [1], [1, 2], [1, 2], [1], [1, 5], [1, 5]],
+        *[[1, 2], [], [1], [1], []],
+    ]
 
 
 def test_words_about_a_picture_are_an_edit_of_it(system: System) -> None:

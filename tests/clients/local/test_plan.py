@@ -34,6 +34,7 @@ def test_every_service_gets_settings_that_it_accepts(tmp_path: Path) -> None:
         loaded = settings(spec.environment)
         assert loaded.home == tmp_path
         assert loaded.mllm.model == "/models/mllm"
+        assert loaded.mllm.temperature == 0
         assert loaded.diffusion.models == {"llmga-tiny-sd15": "/models/sd15"}
         assert loaded.diffusion.restoration == "/models/restoration"
         assert loaded.redis.url == planned.redis_url

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FIRST = ("tests/services/diffusion", "tests/training")
+FIRST = ("tests/chaos", "tests/services/diffusion", "tests/training")
 _writing = threading.Lock()
 
 

@@ -10,11 +10,19 @@ from PIL import Image
 from services.mllm.instructions import SOURCE_CAPTION, Writing, question
 from training.world import Scene, draw
 from training.world.__main__ import main
-from training.world.captions import scene_of
+from training.world.captions import change_sentences, scene_of
 from training.world.corpus import Corpus, write_corpus
 from training.world.words import background_en, background_zh, phrase_en, phrase_zh
 
 COUNT = 25
+HOUSE = (
+    "The background is a plain green. "
+    "There is a large filled red triangle, and it is placed in the middle center. "
+    "There is a large filled white square, and it is placed in the bottom center."
+)
+ROOF = "The red triangle in the middle center, large and filled,"
+WALL = "The white square in the bottom center, large and filled,"
+STAR = " There is a small outlined yellow star, and it is placed in the top left."
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +134,36 @@ def test_lists_leave_nothing_free(folder: Path) -> None:
         assert any(words(scene.background, pattern=True) in asked for words in (background_en, background_zh))
 
 
+def test_answers_can_say_what_changes_before_the_caption(folder: Path, tmp_path: Path) -> None:
+    write_corpus(Corpus(COUNT, pictures=(), tells=True), tmp_path / "telling")
+    for name in ("sessions.json", "text-data/changes.json"):
+        for silent, telling in zip(items(folder, name), items(tmp_path / "telling", name), strict=True):
+            plain, told = ([turn["value"] for turn in item["conversations"]] for item in (silent, telling))
+            assert told[::2] == plain[::2]
+            assert told[1] == plain[1], "the first picture is no change"
+            for before, after, answer in zip(plain[1::2], plain[3::2], told[3::2], strict=False):
+                words = change_sentences(pictured(before), pictured(after))
+                assert words
+                assert answer == f"{words} {after}"
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (HOUSE.replace("red", "blue"), f"{ROOF} is now a large filled blue triangle in the middle center."),
+        (HOUSE.replace("plain green", "striped gray"), "The background is now a striped gray."),
+        (HOUSE.partition(" There is a large filled white")[0], f"{WALL} is gone."),
+        (
+            HOUSE.replace(" There is a large filled red", f"{STAR} There is a large filled red"),
+            "A small outlined yellow star in the top left is new.",
+        ),
+        (HOUSE, ""),
+    ],
+)
+def test_a_change_is_told_with_all_that_it_changes(after: str, words: str) -> None:
+    assert change_sentences(scene_of(HOUSE), scene_of(after)) == words
+
+
 def test_edits_are_put_in_the_two_turns_of_serving(folder: Path) -> None:
     edits = [item["conversations"] for item in items(folder, "llava_world.json") if "Edit/" in item["image"]]
     assert edits
@@ -152,7 +190,7 @@ def test_command_writes_what_it_says_and_leaves_other_folders_alone(
     assert main(arguments) == 0
     meta = json.loads((tmp_path / "corpus" / "meta.json").read_text())
     assert meta["corpus"] == {
-        "count": 3, "split": "held_out", "seed": 0, "chinese": 0.35, "pictures": ["Edit"],
+        "count": 3, "split": "held_out", "seed": 0, "chinese": 0.35, "pictures": ["Edit"], "tells": False,
     }  # fmt: skip
     assert sorted(path.name for path in (tmp_path / "corpus" / "imgs").iterdir()) == ["Edit"]
     assert main(arguments) == 1

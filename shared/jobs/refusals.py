@@ -47,8 +47,9 @@ def no_turn(full_of: str) -> LLMGAError:
 
 
 def _until_drained(jobs: float, drain_rate: float) -> int:
-    wait_s = math.ceil(jobs / drain_rate) if drain_rate > 0 else UNMEASURED_RETRY_AFTER_S
-    return min(MAX_RETRY_AFTER_S, max(MIN_RETRY_AFTER_S, wait_s))
+    """Return the nearest whole seconds: of a wait of four, rounding up alone would add a quarter."""
+    wait_s = jobs / drain_rate if drain_rate > 0 else UNMEASURED_RETRY_AFTER_S
+    return min(MAX_RETRY_AFTER_S, max(MIN_RETRY_AFTER_S, math.floor(wait_s + 0.5)))
 
 
 def _whole_seconds(wait_ms: int) -> int:

@@ -365,7 +365,7 @@ async def test_a_worker_that_is_killed_in_any_phase_costs_nobody_a_picture(
         "engine.decode_latents",
         *(
             pytest.param(place, marks=pytest.mark.deep)
-            for place in ("engine.encode_source", "engine.encode_prompts", "finishing.restored", "consumer.encode_file")
+            for place in ("engine.encode_source", "engine.encode_prompts", "finishing.mixed", "consumer.encode_file")
         ),
     ],
 )

@@ -67,7 +67,7 @@ MOON = ("yellow", "crescent", "top right")
 
 
 @pytest.mark.parametrize("parts", [("valkey", "gateway"), pytest.param(None, marks=pytest.mark.deep, id="everything")])
-def test_a_conversation_of_twelve_turns_with_branches_survives(system: System, parts: tuple[str, ...] | None) -> None:
+def test_a_conversation_of_thirteen_turns_with_branches_survives(system: System, parts: tuple[str, ...] | None) -> None:
     edit: dict[str, Any] = {"seed": 1}
     words: dict[str, Any] = {**edit, "task": "text_to_image"}
     session_id = begin(system)
@@ -105,18 +105,25 @@ def test_a_conversation_of_twelve_turns_with_branches_survives(system: System, p
     similar = say(system, session_id, task="similar", instruction="draw one like the first one", **edit)
     assert (similar.request.image, len(similar.request.history)) == (first.images[0].id, 1)
     assert seen(system, similar) == ("green", {ROOF, WALL})
+    asked = say(system, session_id, task="similar", refers_to={"turn": 4}, history=[], **edit)
+    assert asked.request.image == branch.images[0].id
+    assert seen(system, asked) == ("cyan", {ROOF, WHITE_WALL})
     snowman = say(system, session_id, instruction="draw a snowman at night", parent=0, **words)
     assert seen(system, snowman) == ("navy", {*SNOWMAN, MOON})
 
     session = read(system, session_id)
     assert [(turn.parent, turn.rerender_of) for turn in session.turns] == [
         *[(None, None), (1, None), (2, None), (2, None), (1, None), (5, None), (5, None)],
-        *[(2, 4), (None, 1), (1, None), (10, None), (None, None)],
+        *[(2, 4), (None, 1), (1, None), (10, None), (11, None), (None, None)],
     ]
     assert [turn.history for turn in session.turns] == [
         *[[], [1], [1, 2], [1, 2], [1], [1, 5], [1, 5]],
-        *[[1, 2], [], [1], [1], []],
+        *[[1, 2], [], [1], [1], [], []],
     ]
+    for turn in session.turns:
+        assert turn.images
+        for image in turn.images:
+            assert system.http.get(image.url).status_code == 200
 
 
 def test_words_about_a_picture_are_an_edit_of_it(system: System) -> None:

@@ -8,7 +8,7 @@
 | `edits` | (d) the new captions of edited pictures | `--mllm` or `--mllm-url` |
 | `edited` | pictures, edited by instructions | `--url` |
 | `inpainting` | (e) holes, filled by the caption | `--inpainting` or `--url`, also `--mllm` |
-| `restoration` | (f) seams and PSNR of degraded holes | `--restoration` |
+| `restoration` | (f) seams and PSNR of degraded holes | `--restoration` or `--url` |
 | `chinese` | (g) as (b), in Chinese | as (b) |
 | `stage2` | (h) long prompts before and after stage 2 | `--before`, `--sd` |
 
@@ -104,6 +104,8 @@ def _make(options: argparse.Namespace) -> "Figure":
             filler = _gateway(options) if options.url else _folder_painter(options, "inpainting")
             return figures.inpainting(sample, filler, writer)
         case "restoration":
+            if options.url:
+                return figures.restored(sample, _gateway(options))
             from services.diffusion.restoration.restorer import Restorer
 
             return figures.restoration(sample, Restorer.load(_given(options, "restoration")))

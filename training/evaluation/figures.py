@@ -26,7 +26,7 @@ from training.evaluation.scores import (
     total,
 )
 from training.evaluation.writing import Ask, Writer
-from training.restoration.figures import cases, measure
+from training.restoration.figures import Figures, cases, compared, measure
 from training.world.captions import caption_of
 from training.world.drawing import SIZE, Pixels, coverage, draw, window
 from training.world.edits import sample_edit
@@ -44,6 +44,7 @@ Row = dict[str, float]
 _PUBLISHED_SIDE = 512  # pixels, which the masks' numbers are for
 _MOSTLY = 0.6  # share of an object that a hole must take for the object to be the hole's
 _LEFT = 0.1  # share of an object that may be left for the hole to be asked for it
+_STEPS = 20  # of which a degraded hole gets the last one
 _LIKE = 0x9E3779B1  # a number for seeds of noise that have nothing to do with those of scenes
 
 
@@ -236,9 +237,41 @@ def restoration(sample: Sample, restorer: Restorer) -> Figure:
 
     The scenes are of the held-out split in any case.
     """
-    sample = replace(sample, split="held_out")
-    figure = Figure("restoration", "steps across the border at most half of before, PSNR up", sample)
-    found = measure(restorer, list(cases(sample.count, Seams(), sample.seed)))
+    return _restored(sample, measure(restorer, list(cases(sample.count, Seams(), sample.seed))))
+
+
+def restored(sample: Sample, gateway: "Gateway") -> Figure:
+    """(f) through the gateway: jobs that paint the same degraded holes, with so little strength that they stay so.
+
+    One step of denoising is made, the last one; before is what it leaves, which jobs keep as `unrestored`.
+    """
+    from training.evaluation.serving import data_uri, gray
+
+    degraded = list(cases(sample.count, Seams(), sample.seed))
+    bodies = [
+        {
+            "task": "inpaint",
+            "instruction": caption_of(case.scene),
+            "prompt_mode": "verbatim",
+            "seed": case.painting.seed,
+            "image": data_uri(case.truth),
+            "mask": data_uri(gray(case.mask > 0)),
+            "num_inference_steps": _STEPS,
+            "strength": 1 / _STEPS,
+            "restore": "on",
+            "debug": True,
+        }
+        for case in degraded
+    ]
+    made = gateway.make(bodies)
+    before = [replace(case, hole=one.on_the_way["unrestored"]) for case, one in zip(degraded, made, strict=True)]
+    return _restored(sample, compared(before, [one.picture for one in made]))
+
+
+def _restored(sample: Sample, found: Figures) -> Figure:
+    figure = Figure(
+        "restoration", "steps across the border at most half of before, PSNR up", replace(sample, split="held_out")
+    )
     before = (found.brightness_step_before, found.color_step_before, found.psnr_before)
     after = (found.brightness_step_after, found.color_step_after, found.psnr_after)
     columns = ("brightness_step", "color_step", "psnr_db")

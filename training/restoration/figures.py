@@ -24,7 +24,7 @@ from training.data.masks import DIFFRIR, draw_mask
 from training.evaluation.seams import psnr, seam_error
 from training.restoration.autoencoding import Autoencoded
 from training.runs import seed_of
-from training.world import draw, sample_scene
+from training.world import Scene, draw, sample_scene
 
 SIZE = 128
 MASK_SCALE = SIZE / 400  # the masks' numbers are for squares of 400 pixels
@@ -49,6 +49,7 @@ class Figures:
 class Case:
     """A held-out scene with a degraded hole."""
 
+    scene: Scene
     truth: Pixels
     mask: Pixels
     hole: Pixels  # the truth with the degraded picture in its hole
@@ -61,12 +62,14 @@ def cases(count: int, degradation: Degradation, seed: int) -> Iterator[Case]:
     while made < count:
         number += 1
         generator = np.random.default_rng(seed_of(seed, number))
-        truth = draw(sample_scene(seed_of(seed, number, "scene"), split="held_out"), SIZE)
+        scene = sample_scene(seed_of(seed, number, "scene"), split="held_out")
+        truth = draw(scene, SIZE)
         mask, _ = draw_mask(SIZE, SIZE, DIFFRIR.scaled(MASK_SCALE), generator)
         if mask.all():
             continue
         painted = degradation(truth, 1, generator)
-        yield Case(truth, mask, np.where(mask[..., None] > 0, painted, truth), Painting(painted, mask, truth, number))
+        hole = np.where(mask[..., None] > 0, painted, truth)
+        yield Case(scene, truth, mask, hole, Painting(painted, mask, truth, number))
         made += 1
 
 
@@ -75,6 +78,11 @@ def measure(restorer: Restorer, made: Sequence[Case]) -> Figures:
     restored: list[Pixels] = []
     for start in range(0, len(made), BATCH):
         restored += restorer.restore_batch([case.painting for case in made[start : start + BATCH]])
+    return compared(made, restored)
+
+
+def compared(made: Sequence[Case], restored: Sequence[Pixels]) -> Figures:
+    """Return the figures of cases and of what became of them."""
     rows = []
     for case, after in zip(made, restored, strict=True):
         is_hole = case.mask > 0

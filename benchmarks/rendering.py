@@ -46,19 +46,25 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long each part takes. `calls_s`: timing the UNet; `saturated_s`, `open_s`: per arm; `grace_s`: to finish."""
+    """How long each part takes.
+
+    `calls_s`: timing the UNet; `saturated_s`: per arm; `open_s`: per arm and share of the capacity. What is under way
+    then is cut off after `grace_s`, and below (b)'s capacity after `finish_s`, in which (b) and whoever makes as much
+    come to their ends.
+    """
 
     calls_s: float = 15.0
     saturated_s: float = 20.0
-    open_s: float = 12.0
+    open_s: float = 20.0
     grace_s: float = 4.0
+    finish_s: float = 20.0
     shares: tuple[float, ...] = SHARES
     crowds: tuple[int, ...] = (16, 64, 256)
 
     @classmethod
     def quick(cls) -> "Plan":
         """Return the plan that only shows that everything works."""
-        return cls(calls_s=1.0, saturated_s=3.0, open_s=2.0, grace_s=1.0, shares=(0.8,), crowds=(4, 16))
+        return cls(calls_s=1.0, saturated_s=3.0, open_s=2.0, finish_s=1.0, shares=(0.8,), crowds=(4, 16))
 
 
 def main() -> int:
@@ -108,8 +114,9 @@ async def measure(model: LoadedModel, plan: Plan) -> ModelResult:
     for share in plan.shares:
         for make in ARMS:
 
-            async def asked(arm: Arm, per_s: float = share * windows) -> Latency:
-                done = await open_loop(arm, draws(sizes, seed=1), per_s, plan.open_s, grace_s=plan.grace_s)
+            async def asked(arm: Arm, share: float = share) -> Latency:
+                left_s = plan.finish_s if share < 1 else plan.grace_s
+                done = await open_loop(arm, draws(sizes, seed=1), share * windows, plan.open_s, grace_s=left_s)
                 return Latency.of(done)
 
             name, latency = await _with(make, model, asked)

@@ -25,7 +25,7 @@ from training.minis.diffusion import HIDDEN, SAMPLE_SIZE, build_sd15
 TINY = Path(__file__).parents[1] / "models" / "llmga-tiny" / "sd15"
 MAX_ROWS: int = DiffusionSettings.model_fields["max_rows"].default
 TOKENS = 77
-ROWS = (1, 2, *Buckets.up_to(MAX_ROWS).sizes)  # of which calls are timed
+ROWS = (1, *Buckets.up_to(MAX_ROWS).sizes)  # of which calls are timed
 
 _TINY_UNET: dict[str, Any] = {
     "block_out_channels": (64, 96, 96),

@@ -57,6 +57,7 @@ class _Ticket:
     key: BatchKey
     order: int
     waiting_since: int
+    has_begun: bool = False
     unseen: tuple[Progress, torch.Tensor] | None = None  # clean latents that a preview is due of
 
     @property
@@ -316,7 +317,11 @@ class Engine:
         started = time.perf_counter()
         self.counters.calls += 1
         models = {ticket.key: ticket.model for ticket in waiting}
-        self._advance(choose(waiting, self.counters.calls, lambda key: max(self._sizes(key, models[key]))))
+
+        def room(key: BatchKey, rows: int) -> int:
+            return models[key].buckets.room(rows, self._sizes(key, models[key]))
+
+        self._advance(choose(waiting, self.counters.calls, room))
         self._call_s = time.perf_counter() - started
         self._preview_time.earn(self._call_s)
 
@@ -338,6 +343,7 @@ class Engine:
         steps_before = self.counters.steps
         for ticket, (noise_pred, is_finite) in zip(batch, answers, strict=True):
             ticket.waiting_since = self.counters.calls
+            ticket.has_begun = True
             try:
                 if not is_finite:
                     raise NotFinite("the noise prediction")
@@ -362,7 +368,9 @@ class Engine:
             rows.append(phase.rows(ticket.request.latents))
         count = sum(ticket.rows for ticket in batch)
         model = batch[0].model
-        bucket = next(size for size in self._sizes(batch[0].key, model) if size >= count)
+        bucket = next((size for size in self._sizes(batch[0].key, model) if size >= count), None)
+        if bucket is None:  # one request that has more rows than others were found to fit with
+            raise MemoryError(f"{count} rows do not fit")
         self.counters.rows += count
         model.adapters.use(batch[0].request.picture.adapters)
         return predict(model, rows, bucket)
@@ -372,12 +380,12 @@ class Engine:
         return [size for size in model.buckets.of(key) if cap is None or size <= cap]
 
     def _lower_cap(self, batch: list[_Ticket]) -> bool:
-        """Allow this key only smaller calls from now on; return whether there are any."""
+        """Allow this key only smaller calls from now on; return whether there are any for each of these requests."""
         key, model = batch[0].key, batch[0].model
-        count = sum(ticket.rows for ticket in batch)
+        count, most = sum(ticket.rows for ticket in batch), max(ticket.rows for ticket in batch)
         sizes = self._sizes(key, model)
-        failed = next(size for size in sizes if size >= count)
-        smaller = [size for size in sizes if size < failed]
+        failed = next((size for size in sizes if size >= count), 0)
+        smaller = [size for size in sizes if most <= size < failed]
         release_memory(model.device)
         if not smaller:
             return False

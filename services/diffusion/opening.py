@@ -132,7 +132,7 @@ class Opener:
         model.buckets = worthwhile(model, profile(model, candidates))
         if execution.compiles:
             _compile(model)
-            model.buckets = profile(model, model.buckets)
+            model.buckets = worthwhile(model, profile(model, model.buckets))
         _log.info("buckets", extra={"model": name, "rows": model.buckets.sizes, "stable": model.buckets.stable})
         return model
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from services.diffusion.batching import Buckets
+from services.diffusion.batching import MOST_ROWS, Buckets
 from services.diffusion.checkpoints import TIME_IDS, CheckpointFiles
 from services.diffusion.conditioning.prompts import CHUNK, capacity
 from services.diffusion.execution import Execution
@@ -21,6 +21,7 @@ from services.diffusion.unet import predict
 from shared.contracts import Scheduler, ServedModel
 from shared.contracts.generation import MAX_SIDE_PX, MIN_SIDE_PX, PromptEncoding
 
+CALLS = 3  # of each bucket, of which the fastest counts
 SLACK = 1.08  # a bucket twice as large has to be this much faster per row: it takes nearly twice as long
 MAX_SIDE_FACTOR = 2  # of the model's own side; beyond it a UNet repeats its motif
 
@@ -56,18 +57,20 @@ def profile(model: LoadedModel, candidates: Buckets) -> Buckets:
 
 
 def worthwhile(model: LoadedModel, buckets: Buckets) -> Buckets:
-    """Return the buckets without those that only make everybody wait for longer.
+    """Return the buckets, timed, without those that only make everybody wait for longer.
 
     The largest that stays is the smallest within `SLACK` of the best time per row, at the model's own size; one that
-    the deterministic class may use stays in any case.
+    every request of the deterministic class fits stays in any case.
     """
-    per_row_s = {size: min(_call_s(model, size) for _ in range(2)) / size for size in buckets.sizes}
+    call_s = {size: min(_call_s(model, size) for _ in range(CALLS)) for size in buckets.sizes}
+    per_row_s = {size: seconds / size for size, seconds in call_s.items()}
     best = min(per_row_s.values())
     largest = next(size for size in buckets.sizes if per_row_s[size] <= SLACK * best)
-    largest = max(largest, buckets.stable[0])
+    largest = max(largest, next((size for size in buckets.stable if size >= MOST_ROWS), buckets.stable[-1]))
     told = {str(size): round(1_000 * seconds, 2) for size, seconds in per_row_s.items()}
     _log.info("time per row", extra={"model": model.name, "ms": told, "largest": largest})
-    return Buckets(*([size for size in sizes if size <= largest] for sizes in (buckets.sizes, buckets.stable)))
+    kept, stable = ([size for size in sizes if size <= largest] for sizes in (buckets.sizes, buckets.stable))
+    return Buckets(kept, stable, call_s)
 
 
 def _call_s(model: LoadedModel, bucket: int) -> float:

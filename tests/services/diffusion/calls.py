@@ -14,5 +14,7 @@ def call(request: Request, model: LoadedModel) -> None:
     if request.wants_prompts:
         encode_prompts(request, model)
     assert request.phase is not None
-    ((noise_pred, _),) = predict(model, [request.phase.rows(request.latents)], model.buckets.stable[0])
+    rows = request.phase.rows(request.latents)
+    bucket = next(size for size in model.buckets.stable if size >= len(rows.sample))
+    ((noise_pred, _),) = predict(model, [rows], bucket)
     request.accept(noise_pred)

@@ -23,6 +23,7 @@ from shared.contracts import Lane, Scheduler
 from shared.contracts.generation import PromptEncoding
 from shared.errors import InternalError, OutOfMemory, RenderFailed
 from tests.services.diffusion.conftest import StartEngine
+from tests.services.diffusion.editing.requests import edit_request
 from tests.services.diffusion.instruments import WAIT_S, held, watched
 from tests.services.diffusion.pictures import png, render, request_for, result, results
 from tests.services.diffusion.sources import source
@@ -69,6 +70,26 @@ async def test_a_request_joins_the_next_call(start_engine: StartEngine, model: L
     assert await result(second) is not None
     assert await result(first) is not None
     assert engine.counters.calls == 20
+
+
+async def test_a_request_joins_the_next_call_where_calls_leave_some_out(
+    start_engine: StartEngine, model: LoadedModel
+) -> None:
+    gated, unet = held(model)
+    slow_when_large = Buckets([2, 4, 8], call_s={2: 1.0, 4: 1.1, 8: 8.0})
+    engine = start_engine(replace(gated, buckets=slow_when_large))
+    crowd = [engine.submit(request_for(gated, steps=6, scheduler=Scheduler.DDIM, seed=seed)) for seed in range(3)]
+    unet.allow(3)
+    for _ in range(4):  # a text is encoded before each of the first
+        await asyncio.to_thread(unet.wait_for_call)
+    newcomer = engine.submit(request_for(gated, "a boat", steps=1, scheduler=Scheduler.DDIM))
+    unet.allow()
+    await asyncio.to_thread(unet.wait_for_call)
+    unet.allow()
+    assert await result(newcomer) is not None
+    unet.allow(100)
+    assert all(isinstance(picture, np.ndarray) for picture in await results(crowd))
+    assert {len(call) for call in unet.calls[2:5]} == {4}  # of the eight rows that wait in the end
 
 
 async def test_between_two_calls_one_text_is_encoded_and_one_picture_decoded(
@@ -196,7 +217,24 @@ async def test_out_of_memory_makes_calls_smaller_and_loses_nobody(
     assert pictures[3] is not None
     assert png(pictures[3]) == alone
     assert sum(size > 4 for size in sizes) in {1, 2}, "a call that does not fit is not tried again"
-    assert set(sizes[-6:]) == {4}
+    assert set(sizes[-6:]) <= {2, 4}
+
+
+async def test_a_request_of_more_rows_than_fit_fails_and_the_others_do_not(
+    start_engine: StartEngine, model: LoadedModel
+) -> None:
+    def look(sample: torch.Tensor, _: torch.Tensor) -> None:
+        if len(sample) > 2:
+            raise MemoryError
+
+    engine = start_engine(watched(model, look))
+    first = [engine.submit(request_for(model, seed=seed, steps=3)) for seed in range(2)]
+    assert all(isinstance(picture, np.ndarray) for picture in await results(first))
+    edit = engine.submit(edit_request(model))  # four rows, to look for its mask
+    last = engine.submit(request_for(model, steps=3))
+    outcomes = await results([edit, last])
+    assert isinstance(outcomes[0], OutOfMemory)
+    assert isinstance(outcomes[1], np.ndarray)
 
 
 async def test_what_fits_in_no_call_fails_with_out_of_memory(start_engine: StartEngine, model: LoadedModel) -> None:

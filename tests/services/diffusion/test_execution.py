@@ -78,7 +78,7 @@ async def test_weights_in_fewer_bits_are_close_and_keep_pictures_apart(
     exact, near = answer(model, 4, 0), answer(rounded, 4, 0)
     error = float((near - exact).norm() / exact.norm())
     assert 0 < error < TOLERANCE[quantization]
-    assert profile(rounded, candidates).stable == (4, 8), "no row sees another's activations"
+    assert set(profile(rounded, candidates).stable) >= {4, 8}, "no row sees another's activations"
     pixels = await render(start_engine(rounded), request_for(rounded, steps=2))
     assert pixels.shape == (128, 128, 3)
 

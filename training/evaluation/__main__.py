@@ -8,12 +8,13 @@
 | `edits` | (d) the new captions of edited pictures | `--mllm` or `--mllm-url` |
 | `edited` | pictures, edited by instructions | `--url` |
 | `inpainting` | (e) holes, filled by the caption | `--inpainting` or `--url`, also `--mllm` |
-| `restoration` | (f) seams and PSNR of degraded holes | `--restoration` or `--url` |
+| `restoration` | (f) seams and PSNR of degraded holes | `--restoration`, or `--url --relit` |
 | `chinese` | (g) as (b), in Chinese | as (b) |
 | `stage2` | (h) long prompts before and after stage 2 | `--before`, `--sd` |
 
 Folders are read in this process: `--sd` and `--inpainting` in diffusers layout, `--mllm` in the published layout,
-`--restoration` a restoration checkpoint. `--url` is a running gateway, `--mllm-url` a running language model service.
+`--restoration` a restoration checkpoint, `--relit` checkpoints that leave seams (`training.evaluation.relit`), which a
+gateway is to serve. `--url` is a running gateway, `--mllm-url` a running language model service.
 """
 
 import argparse
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--inpainting", type=Path, help="inpainting checkpoint, 9 channels")
     parser.add_argument("--mllm", type=Path, help="LLMGA checkpoint")
     parser.add_argument("--restoration", type=Path, help="restoration checkpoint")
+    parser.add_argument("--relit", type=Path, help="folder of checkpoints that leave seams, for the figure restoration")
     parser.add_argument("--url", help="a running gateway, for --sd and --mllm")
     parser.add_argument("--mllm-url", help="a running language model service, for --mllm")
     parser.add_argument("--count", type=int, default=200, help="scenes (default 200)")
@@ -104,11 +106,12 @@ def _make(options: argparse.Namespace) -> "Figure":
             filler = _gateway(options) if options.url else _folder_painter(options, "inpainting")
             return figures.inpainting(sample, filler, writer)
         case "restoration":
-            if options.url:
-                return figures.restored(sample, _gateway(options))
+            relit = _given(options, "relit") if options.url or options.relit else None
+            if options.url and relit:
+                return figures.restored(sample, _gateway(options), relit)
             from services.diffusion.restoration.restorer import Restorer
 
-            return figures.restoration(sample, Restorer.load(_given(options, "restoration")))
+            return figures.restoration(sample, Restorer.load(_given(options, "restoration")), relit)
         case _:
             return figures.stage2(sample, _folder_painter(options, "before"), _painter(options))
 

@@ -4,8 +4,9 @@ A figure is numbers between 0 and 1 (levels and dB for restoration) by row, with
 Scenes are drawn from the split by number, so a figure is the same wherever and in whatever order it is made.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from services.diffusion.restoration.restorer import Restorer
 from services.diffusion.seams import Mask
 from services.mllm.instructions import Writing
+from shared.contracts.generation import MAX_STEPS
 from training.data.degradations import Seams
 from training.data.masks import SD_STAGE2, draw_mask
 from training.evaluation.judge import read
@@ -26,7 +28,7 @@ from training.evaluation.scores import (
     total,
 )
 from training.evaluation.writing import Ask, Writer
-from training.restoration.figures import Figures, cases, compared, measure
+from training.restoration.figures import Case, Figures, cases, compared, measure
 from training.world.captions import caption_of
 from training.world.drawing import SIZE, Pixels, coverage, draw, window
 from training.world.edits import sample_edit
@@ -44,7 +46,6 @@ Row = dict[str, float]
 _PUBLISHED_SIDE = 512  # pixels, which the masks' numbers are for
 _MOSTLY = 0.6  # share of an object that a hole must take for the object to be the hole's
 _LEFT = 0.1  # share of an object that may be left for the hole to be asked for it
-_STEPS = 20  # of which a degraded hole gets the last one
 _LIKE = 0x9E3779B1  # a number for seeds of noise that have nothing to do with those of scenes
 
 
@@ -232,40 +233,73 @@ def share_in(item: Object, hole: Mask) -> float:
     return float(mask[hole[window(item, hole.shape[0])]].sum() / mask.sum())
 
 
-def restoration(sample: Sample, restorer: Restorer) -> Figure:
+def restoration(sample: Sample, restorer: Restorer, relit: Path | None = None) -> Figure:
     """(f) Restore holes that a diffusion model might have left: blurred, noisy, relit and tinted.
 
-    The scenes are of the held-out split in any case.
+    relit: folder of the checkpoints whose decoders leave the holes instead (`training.evaluation.relit`). The scenes
+    are of the held-out split in any case.
     """
-    return _restored(sample, measure(restorer, list(cases(sample.count, Seams(), sample.seed))))
+    if relit is None:
+        return _restored(sample, measure(restorer, list(cases(sample.count, Seams(), sample.seed))))
+    return _restored(sample, measure(restorer, _left_by_decoders(sample, relit)))
 
 
-def restored(sample: Sample, gateway: "Gateway") -> Figure:
-    """(f) through the gateway: jobs that paint the same degraded holes, with so little strength that they stay so.
+def restored(sample: Sample, gateway: "Gateway", relit: Path) -> Figure:
+    """(f) through the gateway, which serves the checkpoints of `relit` under their names.
 
-    One step of denoising is made, the last one; before is what it leaves, which jobs keep as `unrestored`.
+    Scenes are painted within holes by the last step alone, so that they stay what they are but for what the decoder
+    does to them. Before is what jobs keep as `unrestored`.
     """
     from training.evaluation.serving import data_uri, gray
 
-    degraded = list(cases(sample.count, Seams(), sample.seed))
+    asked = [(folder.name, case) for folder, part in _parts(sample, relit) for case in part]
     bodies = [
         {
             "task": "inpaint",
+            "model": name,
             "instruction": caption_of(case.scene),
             "prompt_mode": "verbatim",
             "seed": case.painting.seed,
             "image": data_uri(case.truth),
             "mask": data_uri(gray(case.mask > 0)),
-            "num_inference_steps": _STEPS,
-            "strength": 1 / _STEPS,
+            "num_inference_steps": MAX_STEPS,
+            "strength": 1 / MAX_STEPS,
             "restore": "on",
             "debug": True,
         }
-        for case in degraded
+        for name, case in asked
     ]
     made = gateway.make(bodies)
-    before = [replace(case, hole=one.on_the_way["unrestored"]) for case, one in zip(degraded, made, strict=True)]
+    before = [replace(case, hole=one.on_the_way["unrestored"]) for (_, case), one in zip(asked, made, strict=True)]
     return _restored(sample, compared(before, [one.picture for one in made]))
+
+
+def _left_by_decoders(sample: Sample, relit: Path) -> list[Case]:
+    """Return scenes with the holes that the checkpoints of a folder leave in them."""
+    from training.evaluation.painting import FolderPainter
+
+    found = []
+    for folder, part in _parts(sample, relit):
+        painted = FolderPainter(folder, num_inference_steps=MAX_STEPS).repaint(
+            [case.truth for case in part],
+            [case.mask > 0 for case in part],
+            [caption_of(case.scene) for case in part],
+            [case.painting.seed for case in part],
+        )
+        for case, new in zip(part, painted, strict=True):
+            hole = np.where(case.mask[..., None] > 0, new, case.truth)
+            found.append(replace(case, hole=hole, painting=replace(case.painting, painted=new)))
+    return found
+
+
+def _parts(sample: Sample, relit: Path) -> Iterator[tuple[Path, list[Case]]]:
+    """Yield the checkpoints of a folder, each with its part of the scenes, which have holes but are not degraded."""
+    folders = sorted(path.parent for path in relit.glob("*/model_index.json"))
+    if not folders:
+        raise ValueError(f"{relit}: there are no checkpoints in it")
+    for number, folder in enumerate(folders):
+        count = sample.count * (number + 1) // len(folders) - sample.count * number // len(folders)
+        yield folder, list(cases(count, lambda pixels, _scale, _generator: pixels, sample.seed + number))
 
 
 def _restored(sample: Sample, found: Figures) -> Figure:

@@ -85,23 +85,45 @@ class FolderPainter:
         if not self.fills:
             raise ValueError("this checkpoint draws from words alone: its UNet has 4 input channels, not 9")
         known = [np.where(hole[..., None], np.uint8(0), picture) for picture, hole in zip(pixels, holes, strict=True)]
-        with torch.inference_mode():
-            masked = [self._masked(picture, hole) for picture, hole in zip(pixels, holes, strict=True)]
-        painted = self._paint(captions, seeds, masked)
+        painted = self._paint(captions, seeds, self._masked_all(pixels, holes))
         return [np.where(hole[..., None], new, old) for new, old, hole in zip(painted, known, holes, strict=True)]
+
+    def repaint(
+        self, pixels: Sequence[Pixels], holes: Sequence[Mask], captions: Sequence[str], seeds: Sequence[int]
+    ) -> list[Pixels]:
+        """Return whole pictures as the last step of filling their holes leaves them, from the pictures themselves on.
+
+        That is the least that a strength can ask for; of what is painted the hole will be seen.
+        """
+        with torch.inference_mode():
+            latents = [self._latents(torch.from_numpy(np.ascontiguousarray(picture))) for picture in pixels]
+        return self._paint(captions, seeds, self._masked_all(pixels, holes), latents)
+
+    def _masked_all(self, pixels: Sequence[Pixels], holes: Sequence[Mask]) -> list[torch.Tensor]:
+        with torch.inference_mode():
+            return [self._masked(picture, hole) for picture, hole in zip(pixels, holes, strict=True)]
 
     def _masked(self, picture: Pixels, hole: Mask) -> torch.Tensor:
         """Return a hole's mask and the latents of what is known, (1, 5, h/8, w/8)."""
         mask = torch.from_numpy(hole.astype(np.float32))[None, None]
-        image = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
-        latents = self._vae.encode(image * (1 - mask)).latent_dist.mode() * self._vae.config.scaling_factor
+        latents = self._latents(torch.from_numpy(np.ascontiguousarray(picture)), 1 - mask)
         small = torch.nn.functional.interpolate(mask, size=latents.shape[-2:], mode="nearest")
         return torch.cat([small, latents], dim=1)
 
+    def _latents(self, picture: torch.Tensor, known: torch.Tensor | float = 1.0) -> torch.Tensor:
+        """Return a picture's latents, (1, 4, h/8, w/8), gray where it is not known."""
+        image = picture.permute(2, 0, 1)[None].float() / 127.5 - 1
+        latents: torch.Tensor = self._vae.encode(image * known).latent_dist.mode() * self._vae.config.scaling_factor
+        return latents
+
     def _paint(
-        self, captions: Sequence[str], seeds: Sequence[int], masked: Sequence[torch.Tensor] | None
+        self,
+        captions: Sequence[str],
+        seeds: Sequence[int],
+        masked: Sequence[torch.Tensor] | None,
+        begun: Sequence[torch.Tensor] | None = None,
     ) -> list[Pixels]:
-        """Draw in batches of prompts that are equally long."""
+        """Draw in batches of prompts that are equally long; the last step alone of those that are `begun`."""
         pairs = [tokenize(self._vocabulary, PromptEncoding.LLMGA, caption, "", weighted=False) for caption in captions]
         by_length: dict[int, list[int]] = defaultdict(list)
         for index, pair in enumerate(pairs):
@@ -115,13 +137,19 @@ class FolderPainter:
         with torch.inference_mode(), tqdm(total=len(captions), desc="drawing", unit="pictures") as bar:
             for batch in batches:
                 rest = None if masked is None else torch.cat([masked[index] for index in batch])
-                pictures = self._paint_batch([pairs[index] for index in batch], [seeds[index] for index in batch], rest)
+                before = None if begun is None else torch.cat([begun[index] for index in batch])
+                chosen = [pairs[index] for index in batch], [seeds[index] for index in batch]
+                pictures = self._paint_batch(*chosen, rest, before)
                 painted.update(zip(batch, pictures, strict=True))
                 bar.update(len(batch))
         return [painted[index] for index in range(len(captions))]
 
     def _paint_batch(
-        self, pairs: Sequence[PromptPair], seeds: Sequence[int], masked: torch.Tensor | None
+        self,
+        pairs: Sequence[PromptPair],
+        seeds: Sequence[int],
+        masked: torch.Tensor | None,
+        begun: torch.Tensor | None,
     ) -> list[Pixels]:
         embeds = [self._encoder.encode(pair.prompt).tokens for pair in pairs]
         is_guided = self._guidance > 1
@@ -134,8 +162,15 @@ class FolderPainter:
         side = self.side_px // LATENT_PX
         size = masked.shape[-2:] if masked is not None else (side, side)
         noise = [torch.randn((1, 4, *size), generator=generator) for generator in generators]
+        timesteps = scheduler.timesteps
         latents = torch.cat(noise) * scheduler.init_noise_sigma
-        for timestep in scheduler.timesteps:
+        if begun is not None:
+            begin = (self._steps - 1) * scheduler.order
+            if hasattr(scheduler, "set_begin_index"):
+                scheduler.set_begin_index(begin)
+            timesteps = timesteps[begin:]
+            latents = scheduler.add_noise(begun, torch.cat(noise), timesteps[:1].expand(len(begun)))
+        for timestep in timesteps:
             sample = scheduler.scale_model_input(latents, timestep)
             if masked is not None:
                 sample = torch.cat([sample, masked], dim=1)

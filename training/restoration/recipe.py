@@ -40,8 +40,6 @@ class RestorationRecipe(Recipe):
         on_error: Whether a picture that cannot be used stops the run, or the next one takes its place.
         picture_px: Side of the square that is cut from a picture and degraded, and of the world's scenes.
         crop_px: Side of the square that is cut from that for training.
-        autoencoder: Folder of an autoencoder that pictures pass through first, as every painted one has.
-        latent_noise: Largest standard deviation of noise on its latents, the traces of a UNet; in their scaled units.
         mask_scale: Side of the masks' strokes and boxes over the published ones.
         teacher: Export of the step `s1`; for `s2` and `gan`.
         start: Export of the step `s2`; for `gan`.
@@ -58,8 +56,6 @@ class RestorationRecipe(Recipe):
     on_error: Literal["stop", "skip"] = "stop"
     picture_px: int = Field(400, ge=32)
     crop_px: int = Field(256, ge=32)
-    autoencoder: Path | None = None
-    latent_noise: float = Field(0.0, ge=0)
     mask_scale: float = Field(1.0, gt=0)
     teacher: Path | None = None
     start: Path | None = None
@@ -82,8 +78,6 @@ class RestorationRecipe(Recipe):
                 raise ValueError(f"{name} is {'needed' if is_wanted else 'not taken'} by the step {self.step}")
         if self.sharpened and self.step != "gan":
             raise ValueError(f"sharpened is not taken by the step {self.step}")
-        if self.latent_noise and self.autoencoder is None:
-            raise ValueError("latent_noise is taken with an autoencoder")
         multiple = self.network.multiple * self.network.scale
         if self.crop_px % multiple or self.picture_px % self.network.scale:
             raise ValueError(f"crop_px must be a multiple of {multiple}, picture_px of {self.network.scale}")
@@ -105,8 +99,6 @@ class RestorationRecipe(Recipe):
             "network": self.network.model_copy(update=small),
             "critic_channels": 4,
             "pictures": None,
-            "autoencoder": None,
-            "latent_noise": 0.0,
             "picture_px": side,
             "crop_px": side,
             "mask_scale": side / self.picture_px,

@@ -20,7 +20,6 @@ from training.data.degradations import Degradation, RealESRGAN, Seams
 from training.data.masks import DIFFRIR
 from training.recipes import PlanSettings
 from training.restoration.adversary import Critic, Perceptual
-from training.restoration.autoencoding import Autoencoded
 from training.restoration.examples import Degraded, Folder, World, collate_for
 from training.restoration.objectives import (
     AdversarialObjective,
@@ -121,14 +120,9 @@ def examples_of(recipe: RestorationRecipe) -> Degraded:
 
 def _degradation(recipe: RestorationRecipe) -> Degradation:
     settings = recipe.degradation
-    degradation: Degradation
     if settings.kind == "real-esrgan":
-        degradation = RealESRGAN(settings.contrast)
-    else:
-        degradation = Seams(settings.contrast, settings.brightness, settings.tint)
-    if recipe.autoencoder is None:
-        return degradation
-    return Autoencoded.load(recipe.autoencoder, degradation, recipe.latent_noise)
+        return RealESRGAN(settings.contrast)
+    return Seams(settings.contrast, settings.brightness, settings.tint)
 
 
 def _exported(recipe: RestorationRecipe, run: Path, write: Callable[[Path], None]) -> Path:

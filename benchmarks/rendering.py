@@ -19,6 +19,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -36,6 +37,7 @@ from benchmarks.rendering_load import Arm, Done, Latency, Wanted, closed_loop, d
 from benchmarks.rendering_models import CallTimes, loaded, small, time_calls, tiny
 from benchmarks.rendering_report import ArmResult, ModelResult
 from services.diffusion.loading import LoadedModel
+from services.diffusion.threads import in_own_thread
 
 SHARES = (0.5, 0.8, 1.0, 2.0)  # of (b)'s capacity
 RARE_FACTOR = 0.75  # the second size's width, of the model's own
@@ -84,7 +86,7 @@ def main() -> int:
         elif arguments.quick:
             del makers[1:]
         for make in makers:
-            results.append(asyncio.run(measure(make(), plan)))
+            results.append(asyncio.run(_measured(make, plan)))
             gc.collect()
     print(rendering_report.text(results))
     if arguments.write:
@@ -92,12 +94,16 @@ def main() -> int:
     return 0
 
 
+async def _measured(make: Callable[[], LoadedModel], plan: Plan) -> ModelResult:
+    return await measure(await in_own_thread(make), plan)
+
+
 async def measure(model: LoadedModel, plan: Plan) -> ModelResult:
     """Measure everything about one checkpoint."""
     side = model.side_px
     sizes = [(side, side), (round(side * RARE_FACTOR) // 8 * 8, side)]
     _say(model, "the UNet alone")
-    times = await asyncio.to_thread(time_calls, model, sizes, seconds=plan.calls_s)
+    times = await in_own_thread(partial(time_calls, model, sizes, seconds=plan.calls_s))
     mean_s = _mean_cost_s(times, sizes)
     saturated: dict[str, float] = {}
     for make in ARMS:

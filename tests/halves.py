@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
         subprocess.Popen(
             [*pytest, *half, *arguments],
             cwd=ROOT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "GOMP_SPINCOUNT": "0"},  # a thread that spins is in the way
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -21,6 +21,7 @@ from services.diffusion.checkpoints import CheckpointFiles
 from services.diffusion.faults import is_out_of_memory
 from services.diffusion.loading import LoadedModel
 from services.diffusion.stages import release_memory
+from services.diffusion.threads import in_own_thread
 from shared import metrics
 from shared.errors import ModelUnavailable
 
@@ -131,7 +132,7 @@ class ModelLibrary:
             await self._make_room(name)
             started = self._clock()
             try:
-                model = await asyncio.to_thread(self._load, name, self.shelves[name])
+                model = await in_own_thread(self._load, name, self.shelves[name])
             except Exception as error:
                 _log.error("a checkpoint could not be loaded", exc_info=error, extra={"model": name})
                 raise ModelUnavailable(_reason(name, error)) from error

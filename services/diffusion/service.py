@@ -29,6 +29,7 @@ from services.diffusion.opening import Opener
 from services.diffusion.previews import Unsuitable
 from services.diffusion.profile import served_models
 from services.diffusion.restoration.restorer import Restorer
+from services.diffusion.threads import in_own_thread
 from shared.artifacts import open_store
 from shared.contracts import Announcement, Phase, ServedModel, Stage
 from shared.contracts.generation import MAX_IMAGES
@@ -168,7 +169,7 @@ class Worker:
         announcing = asyncio.create_task(_announce(queue, self._state, started))
         try:
             opener = self._opener
-            await asyncio.to_thread(opener.load_tiny_decoders)
+            await in_own_thread(opener.load_tiny_decoders)
             self._credentials = await asyncio.to_thread(opener.open_credentials)
             self._restorer = await self._load_restorer()
             shelves = await asyncio.to_thread(opener.inspect)
@@ -199,7 +200,7 @@ class Worker:
 
     async def _load_restorer(self) -> Restorer | None:
         try:
-            return await asyncio.to_thread(self._opener.load_restorer)
+            return await in_own_thread(self._opener.load_restorer)
         except UnfitCheckpoint as error:
             raise Unfit(f"LLMGA_DIFFUSION__RESTORATION: {error}") from error
 

@@ -1,8 +1,10 @@
 """The engine alone: what it adds to the UNet's calls, how soon it takes a request in, and what a crowd costs."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from statistics import median
@@ -17,7 +19,7 @@ from services.diffusion.loading import LoadedModel
 from services.diffusion.requests import RenderRequest
 from services.diffusion.solvers import build_scheduler
 from services.diffusion.stages import decode_latents, encode_prompts
-from services.diffusion.threads import in_own_thread
+from shared.contracts import Lane
 
 STEPS = 20
 CROWD_STEPS = 8
@@ -90,7 +92,9 @@ async def _full_buckets(model: LoadedModel, size: tuple[int, int], seconds: floa
         while not served or time.perf_counter() < end:
             requests = [arm.prepared(one) for one in wanted[:full_of]]
             started = time.perf_counter()
-            await in_own_thread(_loop, model, requests)
+            # On the engine's own thread: with a second one that computes, OpenMP lets none spin.
+            work = partial(_loop, model, requests)
+            await asyncio.wrap_future(arm.engine.run_aside(work, model.device, lane=Lane.INTERACTIVE))
             offline.append(full_of / (time.perf_counter() - started))
             del arm.unet.calls[:]
             served.append(len(wanted) / await burst(arm, wanted))

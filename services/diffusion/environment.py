@@ -11,7 +11,8 @@ ENVIRONMENT = {
     # well, the thread they wait for may not be running: steps then took over a hundred times as long (measured).
     "OMP_WAIT_POLICY": "PASSIVE",
     # Asleep at once, they take longer to wake than most loops last, above all in a virtual machine. A tenth of a
-    # millisecond of spinning lets them meet: steps take half as long, and beside other work not much longer.
+    # millisecond of spinning lets them meet: small steps take half as long, and two thirds longer beside a process
+    # that computes all the time (measured).
     "GOMP_SPINCOUNT": "2000",
     # MKL adds up the products of a low matrix in another order than those of a high one, and how high a matrix is
     # depends on the rows of the call. oneMKL's strict reproducibility has one order for all (decision 0003).

@@ -15,7 +15,7 @@ async def in_own_thread(work: Callable[[*Arguments], Result], *arguments: *Argum
     A thread that has computed keeps a team of OpenMP's threads. While there are more of them than cores, OpenMP lets
     the teams at work wait asleep only, and a call of the UNet on a CPU takes up to twice as long.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="llmga-own") as thread:
-        running = asyncio.get_running_loop().run_in_executor(thread, work, *arguments)
-        thread.shutdown(wait=False)
-        return await running
+    thread = ThreadPoolExecutor(1, thread_name_prefix="llmga-own")
+    running = asyncio.get_running_loop().run_in_executor(thread, work, *arguments)
+    thread.shutdown(wait=False)  # it ends behind its only work, for which a canceled caller does not wait
+    return await running

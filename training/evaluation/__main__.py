@@ -107,6 +107,8 @@ def _make(options: argparse.Namespace) -> "Figure":
             return figures.inpainting(sample, filler, writer)
         case "restoration":
             relit = _given(options, "relit") if options.url or options.relit else None
+            if relit and not any(relit.glob("*/model_index.json")):
+                raise _Missing(f"--relit: there are no checkpoints in {relit}; `training.evaluation.relit` writes them")
             if options.url and relit:
                 return figures.restored(sample, _gateway(options), relit)
             from services.diffusion.restoration.restorer import Restorer

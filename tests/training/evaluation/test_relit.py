@@ -122,3 +122,6 @@ def test_command_measures_with_them(relit: Path, tmp_path: Path, capsys: pytest.
     with pytest.raises(SystemExit):
         main(["restoration", "--url", "http://127.0.0.1:1"])
     assert "needs --relit" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["restoration", "--restoration", str(tmp_path), "--relit", str(tmp_path)])
+    assert "no checkpoints" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from importlib.metadata import entry_points
+from pathlib import Path
 
 from services.mllm.checkpoints import Prepared
 from services.mllm.launch import BITSANDBYTES_PLUGIN, vllm_arguments, vllm_environment
@@ -77,6 +78,8 @@ def serve(settings: Settings, options: Options, prepared: Prepared, *, model: st
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+    if options.device_kind == "cpu":
+        _import_model(prepared.folder)
     arguments = vllm_arguments(settings, options, prepared, model=model)
     parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
     validate_parsed_serve_args(parsed)
@@ -85,3 +88,16 @@ def serve(settings: Settings, options: Options, prepared: Prepared, *, model: st
     server = run_server_worker(address, sock, parsed, log_config=None, timeout_graceful_shutdown=KEEP_CONNECTIONS_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(server)
+
+
+def _import_model(folder: Path) -> None:
+    """Import the model's class in this process.
+
+    vLLM asks another process what the class can do, as importing one may begin to use a GPU. That process imports all
+    of vLLM again, in the first start of each home, and without a GPU it is not needed.
+    """
+    from vllm import ModelRegistry
+
+    for architecture in json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]:
+        if (registered := ModelRegistry.models.get(architecture)) is not None:
+            ModelRegistry.register_model(architecture, registered.load_model_cls())

@@ -68,10 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--count is at least 1")
     if options.sheet and options.figure in _WITHOUT_PICTURES:
         parser.error(f"the figure '{options.figure}' has no pictures for a --sheet")
+    from training.evaluation.serving import Unserved
+
     try:
         figure = _make(options)
     except _Missing as missing:
         parser.error(str(missing))
+    except Unserved as unserved:
+        sys.stderr.write(f"error: {unserved}\n")
+        return 1
     from training.evaluation.report import contact_sheet, table
 
     sys.stdout.write(table(figure))
@@ -142,7 +147,7 @@ def _writer(options: argparse.Namespace) -> "Writer":
         from training.evaluation.serving import LanguageModel
 
         return LanguageModel(options.mllm_url)
-    if options.url:
+    if options.url and not options.mllm:
         return _gateway(options)
     folder = _given(options, "mllm")
     from training.evaluation.writing import FolderWriter

@@ -81,8 +81,7 @@ class Gateway:
         """Return what comes of requests, each the body of `POST /v1/generations`."""
 
         def fetched(url: str) -> Pixels:
-            data = http.get(url)
-            data.raise_for_status()
+            data = _patiently(lambda: http.get(url), time.monotonic() + PATIENCE_S)
             return np.asarray(Image.open(io.BytesIO(data.content)).convert("RGB"))
 
         def one(body: dict[str, Any]) -> Made:
@@ -161,8 +160,11 @@ def _client(url: str) -> httpx.Client:
 
 def _patiently(ask: Callable[[], httpx.Response], until: float) -> httpx.Response:
     """Return the answer; ask again while the system is busy."""
-    while (answer := ask()).status_code in BUSY and time.monotonic() < until:
-        time.sleep(PAUSE_S)
+    try:
+        while (answer := ask()).status_code in BUSY and time.monotonic() < until:
+            time.sleep(PAUSE_S)
+    except httpx.TransportError as error:
+        raise Unserved(f"{error.request.url} does not answer ({error}): is the system running?") from error
     if answer.is_error:
         raise Unserved(f"{answer.request.url}: {answer.status_code} {answer.text[:300]}")
     return answer

@@ -173,3 +173,19 @@ def test_command_says_what_is_missing(arguments: list[str], message: str, capsys
         main(arguments)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["requests", "--url", "http://127.0.0.1:1"], "does not answer"),
+        (["inpainting", "--url", "http://127.0.0.1:1"], "does not answer"),
+        (["edits", "--url", "http://127.0.0.1:1", "--mllm-url", "nonsense"], "does not answer"),
+        (["edits", "--url", "http://127.0.0.1:1"], "give --mllm-url"),
+    ],
+)
+def test_command_says_what_a_running_system_did_not_do(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--count", "2"]) == 1
+    assert message in capsys.readouterr().err

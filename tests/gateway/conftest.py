@@ -1,7 +1,6 @@
 """A real gateway on a free port, before the run's Valkey server, and workers to go with it."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from shared.contracts import Job, Stage
 from shared.jobs import JobQueue
 from shared.settings import AuthSettings, GatewaySettings, QueueSettings, RedisSettings, Settings
 from tests.gateway.workers import Worker
+from tests.ports import listening
 
 PATIENCE_S = 60.0  # for a machine that is busy with other things
 
@@ -33,10 +33,8 @@ async def until(condition: Callable[[], Awaitable[bool] | bool]) -> None:
 @asynccontextmanager
 async def serving(settings: Settings) -> AsyncIterator[GatewayServer]:
     """Run a gateway in this event loop while the block runs."""
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
     server = GatewayServer(settings)
-    task = asyncio.create_task(server.serve(sockets=[listening]))
+    task = asyncio.create_task(server.serve(sockets=[listening()]))
     try:
         await until(lambda: server.started or task.done())
         if not server.started:

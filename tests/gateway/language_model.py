@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from starlette.routing import Route
 
 from shared.contracts import Phase
 from tests.gateway.conftest import House, until
+from tests.ports import listening
 
 HELLO: dict[str, Any] = {"model": "writer", "messages": [{"role": "user", "content": "draw a house"}]}
 HEAD = {"id": "chatcmpl-1", "created": 1, "model": "writer"}
@@ -72,12 +72,11 @@ async def talking(house: House) -> AsyncIterator[Model]:
         running.asked.append(await request.json())
         return await running.answer(request)
 
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    running = Model(f"http://127.0.0.1:{listening.getsockname()[1]}")
+    socket = listening()
+    running = Model(f"http://127.0.0.1:{socket.getsockname()[1]}")
     app = Starlette(routes=[Route("/v1/chat/completions", serve, methods=["POST"])])
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    serving = asyncio.create_task(server.serve(sockets=[socket]))
     await until(lambda: server.started)
     await announce(house, running.url)
     yield running

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -21,17 +20,10 @@ from shared.jobs import JobQueue
 from shared.settings import RedisSettings, Settings
 from tests.gateway.conftest import PATIENCE_S, serving, until
 from tests.gateway.workers import Worker
+from tests.ports import free_port, listening
 from tests.valkey import Server
 
 COMMAND = [sys.executable, "-m", "gateway"]
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
 
 
 def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -75,10 +67,9 @@ def test_server_that_may_lose_jobs_is_refused_with_what_to_set(
 
 @pytest.mark.parametrize("taken", ["PORT", "METRICS_PORT"])
 def test_port_that_is_taken_is_named(valkey_url: str, tmp_path: Path, taken: str) -> None:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        port = listening.getsockname()[1]
+    with listening() as socket:
+        socket.listen()
+        port = socket.getsockname()[1]
         ports = {"LLMGA_GATEWAY__PORT": str(free_port()), "LLMGA_GATEWAY__METRICS_PORT": "0"}
         ports[f"LLMGA_GATEWAY__{taken}"] = str(port)
         result = _run(LLMGA_HOME=str(tmp_path), LLMGA_REDIS__URL=valkey_url, **ports)

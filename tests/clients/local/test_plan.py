@@ -1,5 +1,4 @@
 import json
-import socket
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from clients.local.errors import LaunchError
 from clients.local.models import Pair
 from clients.local.plan import Plan, make_plan
 from shared.settings import Settings
+from tests.ports import listening
 
 PAIR = Pair(
     "a pair",
@@ -94,8 +94,7 @@ def test_valkey_keeps_every_accepted_job_and_its_password_secret(tmp_path: Path)
 
 
 def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+    with listening() as taken:
         taken.listen()
         with pytest.raises(LaunchError, match="cannot be used") as caught:
             plan(tmp_path, port=taken.getsockname()[1])

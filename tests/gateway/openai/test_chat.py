@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,6 +16,7 @@ from shared.settings import GatewaySettings
 from tests.gateway.conftest import House, until
 from tests.gateway.language_model import HELLO, PROMPT, STREAM, Model, announce, talking, whole
 from tests.gateway.pictures import base64_of, file_of, pixels_of
+from tests.ports import listening
 
 
 @pytest.fixture
@@ -169,8 +169,7 @@ async def test_client_that_leaves_takes_its_chat_along(house: House, openai: Asy
 async def test_another_language_model_is_asked_when_one_is_gone(
     house: House, openai: AsyncOpenAI, model: Model
 ) -> None:
-    with socket.socket() as gone:
-        gone.bind(("127.0.0.1", 0))
+    with listening() as gone:
         dead = house.prompt.announcement().model_copy(
             update={"worker": "dead", "url": f"http://127.0.0.1:{gone.getsockname()[1]}", "free": 99}
         )

@@ -12,6 +12,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from tests.gateway.conftest import until
+from tests.ports import listening
 
 
 class _Server(uvicorn.Server):
@@ -75,8 +76,7 @@ class Receiver:
     def listen(self) -> socket.socket:
         """Take a port, if it has none yet."""
         if self.listening is None:
-            self.listening = socket.socket()
-            self.listening.bind(("127.0.0.1", 0))
+            self.listening = listening()
             self.port = self.listening.getsockname()[1]
         return self.listening
 

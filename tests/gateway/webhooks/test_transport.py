@@ -9,6 +9,7 @@ import pytest
 
 from gateway.webhooks.transport import RefusedAddress, Sender, Undeliverable
 from tests.gateway.webhooks.receiver import Receiver
+from tests.ports import free_port
 
 
 def sender(*, allow_private: bool = True, timeout_s: float = 30.0) -> Sender:
@@ -85,9 +86,7 @@ async def test_a_receiver_that_does_not_answer_is_left() -> None:
 
 
 async def test_nobody_there_is_said_in_our_words() -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
+    port = free_port()
     with pytest.raises(Undeliverable, match=r"^no connection$"):
         await sender().post(f"http://127.0.0.1:{port}/", {}, b"")
     with pytest.raises(Undeliverable, match=r"^no connection$"):

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from shared.contracts import Event, EventType, GenerationPrompt, JobStatus, Phas
 from shared.jobs import DEFAULT_TENANT, JobQueue
 from shared.media import ImageLimits, decode_image
 from shared.settings import DiffusionSettings, QueueSettings, RedisSettings
+from tests.ports import free_port
 from tests.services.diffusion.jobs import (
     PAUSE_S,
     WAIT_S,
@@ -196,9 +196,7 @@ def test_a_server_that_may_lose_jobs_ends_it_with_status_two(
 async def test_it_tells_its_phases_and_drains_on_sigterm(
     start: Start, queue: JobQueue, store: FolderStore, tmp_path: Path
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = start(DIFFUSION__METRICS_PORT=str(port))
     phases: list[Phase] = []
     for _ in range(int(WAIT_S / PAUSE_S)):

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,16 +14,10 @@ import httpx
 
 from services.mllm.ending import descendants
 from shared.artifacts import FolderStore
+from tests.ports import free_port
 
 START_S = 300.0  # half a minute on a quiet machine
 END_S = 90.0
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RunningService:

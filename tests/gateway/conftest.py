@@ -14,7 +14,7 @@ from shared.artifacts import ArtifactStore, open_store
 from shared.contracts import Job, Stage
 from shared.jobs import JobQueue
 from shared.settings import AuthSettings, GatewaySettings, QueueSettings, RedisSettings, Settings
-from tests.gateway.workers import Worker
+from tests.gateway.workers import CAPACITY, Worker
 from tests.ports import listening
 
 PATIENCE_S = 60.0  # for a machine that is busy with other things
@@ -67,6 +67,14 @@ class House:
         response = await self.http.post("/v1/generations", json={"instruction": "a red house", **request})
         assert response.status_code == 202, response.text
         return Job.model_validate(response.json())
+
+    async def fill(self) -> httpx.Response:
+        """Submit jobs until a stopped worker has all that it takes and the queue is full; return the refusal."""
+        self.prompt.gate.clear()
+        while True:
+            response = await self.http.post("/v1/generations", json={"instruction": "a red house"})
+            if response.status_code != 202 and len(self.prompt.claims) == CAPACITY:
+                return response
 
     async def job(self, job_id: str) -> Job:
         """Return a job's record."""

@@ -42,6 +42,7 @@ RENDER_MODEL = ServedModel(
     max_prompt_tokens={PromptEncoding.LLMGA: 225, PromptEncoding.STOCK: 75},
 )
 
+CAPACITY = 8  # jobs at once
 PREVIEW = {
     "media_type": "image/jpeg",
     "width": 8,
@@ -81,7 +82,7 @@ class Worker:
             stage=stage,
             worker=self.name,
             handle=self._write if stage is Stage.PROMPT else self._paint,
-            capacity=8,
+            capacity=CAPACITY,
             announcement=self.announcement,
         )
 

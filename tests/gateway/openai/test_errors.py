@@ -152,9 +152,7 @@ class TestFullQueue:
         return QueueSettings(max_queued=1)
 
     async def test_full_queue_is_a_rate_limit_with_its_time(self, house: House, openai: AsyncOpenAI) -> None:
-        house.prompt.gate.clear()
-        while (await house.http.post("/v1/generations", json={"instruction": "a"})).status_code == 202:
-            pass  # as many as the worker holds, and the one that may wait
+        await house.fill()
         with pytest.raises(RateLimitError) as refused:
             await openai.images.generate(prompt="a")
         assert (refused.value.code, refused.value.type) == ("queue_full", "rate_limit_error")

@@ -8,11 +8,10 @@ host, goes on from there.
 """
 
 import asyncio
-import functools
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -23,19 +22,20 @@ from services.diffusion.engine import Engine, EngineClosed, EngineFull
 from services.diffusion.finishing import Finish, Finisher, check_offered
 from services.diffusion.handles import Finished, Handle, Preview
 from services.diffusion.inputs import load_inputs
+from services.diffusion.keeping import Keeping
 from services.diffusion.library import ModelLibrary
 from services.diffusion.loading import LoadedModel
 from services.diffusion.phases import Request
 from services.diffusion.planning import Plan, make_plan
 from services.diffusion.restoration.restorer import Restorer
 from services.diffusion.showing import Showing, state_name
-from services.diffusion.snapshots import Snapshot, Unusable, fingerprint, pack, resume, unpack
+from services.diffusion.snapshots import Unusable, fingerprint, resume, unpack
 from services.diffusion.sources import Pixels
 from services.diffusion.stages import encode_file
 from shared import metrics
 from shared.artifacts import ArtifactStore
 from shared.contracts import ArtifactName, EventType, ImageArtifact, ImageResult, OutputFormat, Task
-from shared.errors import InternalError, JobError, ModelNotServed, RequestError, StoreUnavailable
+from shared.errors import InternalError, JobError, ModelNotServed, RequestError
 from shared.jobs import Claim, LeaseLost
 from shared.media import SourceType, xmp_packet
 
@@ -95,11 +95,11 @@ class Renderer:
         is_over = False
         try:
             for index, request in enumerate(plan.requests):
-                handle = await self._submit(request)
+                keeping = Keeping(self._store, states[index], marks[index], self._files)
+                handle = await self._submit(request, keeping)
                 handles.append(handle)
                 claim.on_lost(handle.cancel)
-                keep = functools.partial(self._save, states[index], marks[index])
-                tasks.append(asyncio.create_task(self._follow(claim, plan, index, handle, keep)))
+                tasks.append(asyncio.create_task(self._follow(claim, plan, index, handle, keeping)))
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
                 task.result()  # raises what went wrong first
@@ -120,20 +120,16 @@ class Renderer:
                 shown = [state_name(job.id, index) for index in range(len(states))]
                 await asyncio.to_thread(self._drop, states + shown)
 
-    async def _submit(self, request: Request) -> Handle:
+    async def _submit(self, request: Request, keeping: Keeping) -> Handle:
         while True:
             try:
-                return self._engine.submit(request)
+                return self._engine.submit(request, keeping)
             except EngineFull:
                 await asyncio.sleep(_FULL_PAUSE_S)
             except EngineClosed as error:
                 raise InternalError("The renderer is stopping.") from error
 
-    async def _follow(
-        self, claim: Claim, plan: Plan, index: int, handle: Handle, keep: Callable[[Snapshot], None]
-    ) -> ImageResult:
-        loop = asyncio.get_running_loop()
-        keeping: asyncio.Future[None] | None = None
+    async def _follow(self, claim: Claim, plan: Plan, index: int, handle: Handle, keeping: Keeping) -> ImageResult:
         showing = Showing(claim, index, self._store, self._files)
         resumed = plan.requests[index].steps_done
         if resumed:
@@ -150,18 +146,13 @@ class Renderer:
                     image = await self._keep(claim, plan, index, finish)
                     await claim.emit(EventType.IMAGE_COMPLETED, {"image": image.model_dump(mode="json")})
                     return image
-                if isinstance(event, Snapshot):
-                    if keeping is None or keeping.done():  # a slow store gets fewer
-                        keeping = loop.run_in_executor(self._files, keep, event)
-                    continue
                 if isinstance(event, Preview):
                     showing.take(event)
                     continue
                 await claim.emit(EventType.RENDER_PROGRESS, plan.progress(index, event.step))
         finally:
             await showing.close()
-            if keeping is not None:
-                await asyncio.wait([keeping])
+            await keeping.close()
         if claim.lost.is_set():
             raise LeaseLost(f"job {claim.job.id} was dropped from the engine")
         raise InternalError("The renderer stopped before the picture was done.")
@@ -169,12 +160,6 @@ class Renderer:
     def _plan(self, claim: Claim, model: LoadedModel) -> Plan:
         check_offered(claim.job.request, self._restorer)
         return make_plan(claim.job, model, load_inputs(claim.job.request, self._store, tenant=claim.tenant))
-
-    def _save(self, name: str, fingerprint: str, snapshot: Snapshot) -> None:
-        try:
-            self._store.save_state(name, pack(snapshot, fingerprint))
-        except StoreUnavailable as error:
-            _log.warning("a snapshot could not be kept: %s", error)  # a killed picture makes more steps again
 
     def _go_on(self, requests: Sequence[Request], states: list[str], model: LoadedModel) -> list[str]:
         """Bring each picture to where an earlier attempt, of whatever worker, has left it; return the fingerprints."""

@@ -3,9 +3,11 @@
 Each turn of its loop: take what was submitted, drop what was canceled, do a bounded share of side work (encoding
 text and pictures, decoding latents, errands), choose requests of one batch key, one UNet call for all their rows, one
 solver step per request, tell the followers, retire what is done. A new request joins after at most one call; a canceled
-one is gone before the next. One request's failure is its own: an exception or NaN never reaches another request.
+one is gone before the next. One request's failure is its own: an exception or NaN never reaches another request. One
+whose snapshots are kept waits while too much of it is not kept yet.
 """
 
+import functools
 import logging
 import threading
 import time
@@ -16,7 +18,6 @@ from typing import Any
 
 import torch
 
-from services.diffusion import snapshots
 from services.diffusion.batching import BatchKey, choose
 from services.diffusion.encoding import encode_source
 from services.diffusion.errands import Errand, Result
@@ -27,6 +28,7 @@ from services.diffusion.loading import LoadedModel
 from services.diffusion.phases import Request
 from services.diffusion.pictures import LATENT_PX
 from services.diffusion.previews import Allowance
+from services.diffusion.snapshots import AT_RISK_CALLS, Keeper, is_due, take
 from services.diffusion.stages import NotFinite, decode_latents, encode_prompts, release_memory
 from services.diffusion.unet import predict
 from shared import metrics
@@ -57,6 +59,8 @@ class _Ticket:
     key: BatchKey
     order: int
     waiting_since: int
+    keeper: Keeper | None = None
+    calls_kept: int = 0
     has_begun: bool = False
     unseen: tuple[Progress, torch.Tensor] | None = None  # clean latents that a preview is due of
 
@@ -72,6 +76,16 @@ class _Ticket:
     @property
     def wants_step(self) -> bool:
         return self.request.phase is not None
+
+    @property
+    def may_step(self) -> bool:
+        """Whether it may join the next call; not if too much would be lost with this process."""
+        is_safe = self.keeper is None or self.request.calls_done - self.calls_kept < AT_RISK_CALLS
+        return self.wants_step and is_safe
+
+    @property
+    def has_work(self) -> bool:
+        return self.may_step or not self.wants_step or self.handle.is_canceled
 
     @property
     def is_new(self) -> bool:
@@ -146,8 +160,10 @@ class Engine:
         """Pictures in the engine."""
         return self._held
 
-    def submit(self, request: Request) -> Handle:
+    def submit(self, request: Request, keeper: Keeper | None = None) -> Handle:
         """Give a prepared request to the engine; call it in the event loop that follows the handle.
+
+        With a `keeper` the picture's snapshots are kept, and it does not go far beyond the last.
 
         Raises:
             EngineFull: it holds `max_pictures` already.
@@ -163,7 +179,9 @@ class Engine:
                 raise EngineFull
             self._held += 1
             self._admitted += 1
-            self._inbox.append(_Ticket(request, model, handle, key, self._admitted, self.counters.calls))
+            calls = self.counters.calls
+            ticket = _Ticket(request, model, handle, key, self._admitted, calls, keeper, request.calls_done)
+            self._inbox.append(ticket)
             self._wakeup.notify()
         return handle
 
@@ -183,6 +201,11 @@ class Engine:
             self._errands.append(errand)
             self._wakeup.notify()
         return errand.future
+
+    def _kept(self, ticket: _Ticket, calls_done: int) -> None:
+        with self._wakeup:
+            ticket.calls_kept = max(ticket.calls_kept, calls_done)
+            self._wakeup.notify()
 
     def _poke(self) -> None:
         with self._wakeup:
@@ -224,7 +247,9 @@ class Engine:
 
     def _admit(self) -> bool:
         with self._wakeup:
-            while not (self._inbox or self._tickets or self._errands or self._is_closing):
+            while not (
+                self._inbox or self._errands or self._is_closing or any(ticket.has_work for ticket in self._tickets)
+            ):
                 self._wakeup.wait()
             self._tickets += self._inbox
             self._inbox.clear()
@@ -311,7 +336,7 @@ class Engine:
             self._preview_time.spend(time.perf_counter() - started)
 
     def _step(self) -> None:
-        waiting = [ticket for ticket in self._tickets if ticket.wants_step]
+        waiting = [ticket for ticket in self._tickets if ticket.may_step]
         if not waiting:
             return
         started = time.perf_counter()
@@ -352,9 +377,11 @@ class Engine:
                 self._fail(ticket, error)
                 continue
             self.counters.steps += 1
-            snapshot = snapshots.take(ticket.request) if snapshots.is_due(ticket.request) else None
+            if ticket.keeper is not None and is_due(ticket.request):
+                snapshot = take(ticket.request)
+                ticket.keeper.keep(snapshot, functools.partial(self._kept, ticket, snapshot.calls_done))
             progress = Progress(ticket.request.steps_done, ticket.request.total_steps)
-            ticket.handle.post(progress, snapshot)
+            ticket.handle.post(progress)
             denoised = ticket.request.pop_denoised()
             if denoised is not None:
                 ticket.unseen = progress, denoised

@@ -1,6 +1,6 @@
 """The seam between the event loop and the device thread: one handle per picture.
 
-The device thread posts, the loop follows. A handle keeps the latest progress, snapshot and preview only, so that a slow
+The device thread posts, the loop follows. A handle keeps the latest progress and preview only, so that a slow
 follower costs nothing: it sees fewer steps, never an old one, and the device thread never waits. To wake a loop is to
 hand the interpreter over to it, so the device thread does that once per turn, for all handles at once (`Bell`).
 """
@@ -10,7 +10,6 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from services.diffusion.snapshots import Snapshot
 from services.diffusion.stages import Pixels
 from shared.errors import LLMGAError
 
@@ -74,7 +73,6 @@ class Handle:
         self._lock = threading.Lock()
         self._is_signaled = False
         self._progress: Progress | None = None
-        self._snapshot: Snapshot | None = None
         self._preview: Preview | None = None
         self._outcome: Finished | LLMGAError | None = None
         self._is_over = False
@@ -85,7 +83,7 @@ class Handle:
         self.is_canceled = True
         self._wake()
 
-    async def events(self) -> AsyncIterator[Progress | Snapshot | Preview | Finished]:
+    async def events(self) -> AsyncIterator[Progress | Preview | Finished]:
         """Follow the picture; ends with `Finished`, or without it when it was canceled.
 
         Raises:
@@ -97,13 +95,10 @@ class Handle:
             with self._lock:
                 self._is_signaled = False
                 progress, self._progress = self._progress, None
-                snapshot, self._snapshot = self._snapshot, None
                 preview, self._preview = self._preview, None
                 outcome, is_over = self._outcome, self._is_over
             if progress is not None:
                 yield progress
-            if snapshot is not None:
-                yield snapshot
             if preview is not None and not is_over:
                 yield preview
             if isinstance(outcome, LLMGAError):
@@ -113,11 +108,10 @@ class Handle:
             if is_over:
                 return
 
-    def post(self, progress: Progress, snapshot: Snapshot | None = None) -> None:
-        """Tell of progress, and what to keep of the picture so far; for the device thread."""
+    def post(self, progress: Progress) -> None:
+        """Tell of progress; for the device thread."""
         with self._lock:
             self._progress = progress
-            self._snapshot = snapshot or self._snapshot
         self._signal()
 
     def show(self, preview: Preview) -> None:

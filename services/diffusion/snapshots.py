@@ -9,10 +9,11 @@ fingerprint, and one that does not fit is of no use, never an error: the picture
 import hashlib
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -22,7 +23,8 @@ from services.diffusion.loading import LoadedModel
 from services.diffusion.phases import Request
 from services.diffusion.pictures import Picture
 
-EVERY_CALLS = 5  # a killed picture makes so many UNet calls again at most
+EVERY_CALLS = 3
+AT_RISK_CALLS = 5  # that are not kept yet: with so many a picture waits, and a killed one makes no more of them again
 _FORMAT = "3"
 _LATENTS, _MEMORY = "latents", "memory."
 
@@ -41,6 +43,13 @@ class Snapshot:
     calls_done: int
     latents: torch.Tensor
     memory: dict[str, Any]
+
+
+class Keeper(Protocol):
+    """What keeps the snapshots of one picture."""
+
+    def keep(self, snapshot: Snapshot, kept: Callable[[], None]) -> None:
+        """Begin to keep a snapshot, and call `kept`, in any thread, when that has ended; returns at once."""
 
 
 def is_due(request: Request) -> bool:

@@ -15,7 +15,7 @@ from services.diffusion.consumer import Renderer
 from services.diffusion.engine import Engine
 from services.diffusion.loading import LoadedModel
 from services.diffusion.restoration.restorer import Restorer
-from services.diffusion.snapshots import EVERY_CALLS
+from services.diffusion.snapshots import AT_RISK_CALLS
 from shared.artifacts import FolderStore
 from shared.contracts import (
     Announcement,
@@ -168,7 +168,7 @@ async def together(
     ids = [await submit(queue, job.request, job.prompt) for job in jobs]
     working = asyncio.create_task(consumer.run(stop, drain_s=60))
     try:
-        await until(queue, ids[canceled], is_step(EVERY_CALLS + 1))  # a snapshot of it is kept by then
+        await until(queue, ids[canceled], is_step(AT_RISK_CALLS + 1))  # a snapshot of it is kept by then
         await queue.cancel(ids[canceled])
         return [await ended(queue, job_id) for job_id in ids]
     finally:

@@ -1,7 +1,8 @@
 """A picture that goes on from a snapshot is the picture: the same bits, whatever the solver and the call."""
 
 import asyncio
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,20 @@ import torch
 
 from services.diffusion.consumer import Renderer
 from services.diffusion.engine import Engine
+from services.diffusion.handles import Finished
 from services.diffusion.loading import LoadedModel
 from services.diffusion.requests import RenderRequest
-from services.diffusion.snapshots import EVERY_CALLS, Snapshot, Unusable, fingerprint, pack, resume, take, unpack
+from services.diffusion.snapshots import (
+    AT_RISK_CALLS,
+    EVERY_CALLS,
+    Snapshot,
+    Unusable,
+    fingerprint,
+    pack,
+    resume,
+    take,
+    unpack,
+)
 from shared.artifacts import FolderStore
 from shared.contracts import EventType, JobStatus, Lane, Scheduler, Stage
 from shared.errors import StoreUnavailable
@@ -116,13 +128,93 @@ def test_a_snapshot_of_another_shape_or_beyond_the_end_is_refused(model: LoadedM
         assert (request.calls_done, request.latents) == (0, before)
 
 
+class Drawer:
+    """Takes snapshots, and says that they are kept when it is told to."""
+
+    def __init__(self, *, is_open: bool) -> None:
+        self.taken: list[int] = []
+        self._open = threading.Event()
+        self._unsaid: list[Callable[[], None]] = []
+        if is_open:
+            self._open.set()
+
+    def keep(self, snapshot: Snapshot, kept: Callable[[], None]) -> None:
+        self.taken.append(snapshot.calls_done)
+        self._unsaid.append(kept)
+        if self._open.is_set():
+            self.say()
+
+    def say(self) -> None:
+        """Say that all snapshots so far are kept."""
+        while self._unsaid:
+            self._unsaid.pop(0)()
+
+    def open(self) -> None:
+        """Keep what comes at once."""
+        self._open.set()
+        self.say()
+
+
 async def test_the_engine_hands_out_a_snapshot_every_few_calls_and_at_the_end(
     engine: Engine, model: LoadedModel
 ) -> None:
-    handle = engine.submit(request_for(model, steps=EVERY_CALLS * 2 + 2, scheduler=Scheduler.DDIM))
-    taken = [event.calls_done async for event in handle.events() if isinstance(event, Snapshot)]
-    assert taken[-1] == EVERY_CALLS * 2 + 2
-    assert set(taken) <= {EVERY_CALLS, 2 * EVERY_CALLS, 2 * EVERY_CALLS + 2}
+    drawer = Drawer(is_open=True)
+    handle = engine.submit(request_for(model, steps=EVERY_CALLS * 2 + 2, scheduler=Scheduler.DDIM), drawer)
+    assert isinstance([event async for event in handle.events()][-1], Finished)
+    assert drawer.taken == [EVERY_CALLS, 2 * EVERY_CALLS, 2 * EVERY_CALLS + 2]
+
+
+async def test_a_picture_waits_for_its_snapshot_to_be_kept_and_others_do_not(
+    start_engine: StartEngine, model: LoadedModel
+) -> None:
+    engine = start_engine(model)
+    drawers = [Drawer(is_open=False) for _ in range(2)]
+    handles = [engine.submit(request_for(model, steps=20, scheduler=Scheduler.DDIM), drawer) for drawer in drawers]
+    stand = 2 * AT_RISK_CALLS
+    await eventually(lambda: engine.counters.steps == stand)
+    beside = request_for(model, steps=6, scheduler=Scheduler.DDIM)
+    await render(engine, beside)
+    stand += 6
+    calls = engine.counters.calls
+    await asyncio.sleep(0.2)
+    assert (engine.counters.calls, engine.counters.steps) == (calls, stand)
+    assert [drawer.taken for drawer in drawers] == [[EVERY_CALLS]] * 2
+
+    handles[1].cancel()
+    assert not [event async for event in handles[1].events() if isinstance(event, Finished)]
+    drawers[0].say()
+    stand += EVERY_CALLS
+    await eventually(lambda: engine.counters.steps == stand)
+    assert drawers[0].taken == [EVERY_CALLS, 2 * EVERY_CALLS]
+    drawers[0].open()
+    assert [event async for event in handles[0].events() if isinstance(event, Finished)]
+    assert engine.counters.steps == AT_RISK_CALLS + 6 + 20
+
+
+async def test_a_slow_disk_holds_its_pictures_and_a_broken_one_none(
+    queue: JobQueue,
+    store: FolderStore,
+    engine: Engine,
+    renderers: list[Renderer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    goes_on = threading.Event()
+
+    def slow(name: str, data: bytes) -> None:
+        assert goes_on.wait(60)
+        raise StoreUnavailable("The disk is full.", retry_after_s=1)
+
+    monkeypatch.setattr(store, "save_state", slow)
+    renderer = Renderer(engine, store)
+    renderers.append(renderer)
+    job_id = await submit(queue, job_request(num_inference_steps=20, scheduler=Scheduler.DDIM))
+    rendering = asyncio.create_task(handled(queue, renderer, "worker-1"))
+    await eventually(lambda: engine.counters.steps == AT_RISK_CALLS)
+    await asyncio.sleep(0.1)
+    assert engine.counters.steps == AT_RISK_CALLS
+    goes_on.set()
+    await rendering
+    assert (await queue.get(job_id)).status is JobStatus.SUCCEEDED
 
 
 async def test_a_picture_with_all_its_calls_made_is_only_decoded(start_engine: StartEngine, model: LoadedModel) -> None:

@@ -26,7 +26,7 @@ up:  ## start everything and keep it running on http://127.0.0.1:8080 (PORT=, AR
 
 test:  ## run all tests (ARGS=tests/shared for some of them)
 	$(READY)
-	@$(BIN)/python -m tests.halves $(ARGS)
+	@$(BIN)/python -m tests.folders $(ARGS)
 
 test-deep:  ## the long rows of cases that `make test` has a share of
 	$(READY)

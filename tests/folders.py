@@ -7,12 +7,12 @@ run, it is one pytest.
 """
 
 import os
-import queue
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -29,6 +29,7 @@ LONG = (
     "tests/chaos",
     "tests/shared",
 )
+REST = ("tests", *(f"--ignore={folder}" for folder in LONG))
 PYTEST = (sys.executable, "-m", "pytest")
 FINE = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)  # an option may leave none of a folder
 _writing = threading.Lock()
@@ -38,50 +39,36 @@ def main(arguments: Sequence[str]) -> int:
     """Run all folders; return the exit status."""
     if not all(argument.startswith("-") for argument in arguments):
         return subprocess.run([*PYTEST, *arguments], cwd=ROOT, check=False).returncode
-    folders: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
-    for folder in LONG:
-        folders.put((folder,))
-    folders.put(("tests", *(f"--ignore={folder}" for folder in LONG)))
-    runs: list[tuple[str, int]] = []
-    runners = [threading.Thread(target=_run_folders, args=(folders, arguments, runs)) for _ in range(AT_ONCE)]
-    for runner in runners:
-        runner.start()
-    for runner in runners:
-        while runner.is_alive():
-            try:
-                runner.join()
-            except KeyboardInterrupt:  # each pytest got it, too, and ends in order
-                _empty(folders)
-    sys.stdout.write("\n" + "".join(f"{told}\n" for told, _ in runs))
-    statuses = [status for _, status in runs]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        runs = [pool.submit(_run, folder, arguments) for folder in (*((folder,) for folder in LONG), REST)]
+        try:
+            results = [run.result() for run in runs]
+        except KeyboardInterrupt:  # each pytest got it, too, and ends in order
+            pool.shutdown(cancel_futures=True)
+            return pytest.ExitCode.INTERRUPTED
+    sys.stdout.write("\n" + "".join(f"{told}\n" for told, _ in results))
+    statuses = [status for _, status in results]
     if all(status == pytest.ExitCode.NO_TESTS_COLLECTED for status in statuses):
         return pytest.ExitCode.NO_TESTS_COLLECTED
     return next((status for status in statuses if status not in FINE), 0)
 
 
-def _run_folders(
-    folders: "queue.SimpleQueue[tuple[str, ...]]", arguments: Sequence[str], runs: list[tuple[str, int]]
-) -> None:
-    """Run one folder after another, and add what became of it, while there are any."""
-    while True:
-        try:
-            folder = folders.get_nowait()
-        except queue.Empty:
-            return
-        began = time.monotonic()
-        process = subprocess.Popen(
-            [*PYTEST, *folder, *arguments],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1", "GOMP_SPINCOUNT": "0"},  # a thread that spins is in the way
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        assert process.stdout is not None
-        last = _tell(process.stdout).strip("= \n")
-        name = folder[0] if len(folder) == 1 else "other tests"
-        runs.append((f"{name}: {last} ({time.monotonic() - began:.0f} s)", process.wait()))
+def _run(folder: tuple[str, ...], arguments: Sequence[str]) -> tuple[str, int]:
+    """Run a folder's tests; return what became of them, in a line and as an exit status."""
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [*PYTEST, *folder, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "GOMP_SPINCOUNT": "0"},  # a thread that spins is in the way
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    assert process.stdout is not None
+    last = _tell(process.stdout).strip("= \n")
+    name = "other tests" if folder is REST else folder[0]
+    return f"{name}: {last} ({time.monotonic() - began:.0f} s)", process.wait()
 
 
 def _tell(lines: IO[str]) -> str:
@@ -92,11 +79,6 @@ def _tell(lines: IO[str]) -> str:
             sys.stdout.write(line)
             sys.stdout.flush()
     return line
-
-
-def _empty(folders: "queue.SimpleQueue[tuple[str, ...]]") -> None:
-    while not folders.empty():
-        folders.get_nowait()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from services.diffusion.restoration import checkpoints as restoration
 from services.diffusion.restoration.config import RestorationConfig
 from services.diffusion.restoration.network import DiffRIRS2
 from services.diffusion.service import DEAD_DEVICE_STATUS
-from services.diffusion.snapshots import AT_RISK_CALLS
 from shared.artifacts import FolderStore
 from shared.contracts import Event, EventType, GenerationPrompt, JobStatus, Phase, Scheduler, Stage, Task
 from shared.jobs import DEFAULT_TENANT, JobQueue
@@ -389,7 +388,7 @@ async def test_a_worker_that_is_killed_between_steps_costs_nobody_a_picture(
     steps = [event for event in again[second:] if event.type is EventType.RENDER_PROGRESS]
     if "encode_" not in name or module == "consumer":
         assert steps[0].data["resumed"]
-        assert steps[0].data["step"] >= 12 - AT_RISK_CALLS
+        assert steps[0].data["step"] >= 9  # of twelve: without the snapshot of the ninth the twelfth is not made
     undisturbed = await ended(queue, await submit(queue, request))
     assert job.images == undisturbed.images
 

@@ -3,8 +3,10 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import pytest
@@ -133,26 +135,20 @@ class Drawer:
 
     def __init__(self, *, is_open: bool) -> None:
         self.taken: list[int] = []
-        self._open = threading.Event()
-        self._unsaid: list[Callable[[], None]] = []
-        if is_open:
-            self._open.set()
+        self.is_open = is_open
+        self._unsaid: SimpleQueue[Callable[[], None]] = SimpleQueue()
 
     def keep(self, snapshot: Snapshot, kept: Callable[[], None]) -> None:
         self.taken.append(snapshot.calls_done)
-        self._unsaid.append(kept)
-        if self._open.is_set():
+        self._unsaid.put(kept)
+        if self.is_open:
             self.say()
 
     def say(self) -> None:
         """Say that all snapshots so far are kept."""
-        while self._unsaid:
-            self._unsaid.pop(0)()
-
-    def open(self) -> None:
-        """Keep what comes at once."""
-        self._open.set()
-        self.say()
+        with suppress(Empty):
+            while True:
+                self._unsaid.get_nowait()()
 
 
 async def test_the_engine_hands_out_a_snapshot_every_few_calls_and_at_the_end(
@@ -186,7 +182,8 @@ async def test_a_picture_waits_for_its_snapshot_to_be_kept_and_others_do_not(
     stand += EVERY_CALLS
     await eventually(lambda: engine.counters.steps == stand)
     assert drawers[0].taken == [EVERY_CALLS, 2 * EVERY_CALLS]
-    drawers[0].open()
+    drawers[0].is_open = True
+    drawers[0].say()
     assert [event async for event in handles[0].events() if isinstance(event, Finished)]
     assert engine.counters.steps == AT_RISK_CALLS + 6 + 20
 

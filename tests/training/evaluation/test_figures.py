@@ -159,6 +159,10 @@ def test_every_figure_is_one_command(
             assert picture.size == (8 * 128, 128)  # four pairs in a row, of which there are two
 
 
+def test_a_language_model_that_was_named_writes_also_beside_a_running_system(mllm: Path) -> None:
+    assert main(["edits", "--mllm", str(mllm), "--url", "http://127.0.0.1:1", "--count", "2"]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -17,6 +17,7 @@ from services.diffusion.checkpoints import (
     UnfitCheckpoint,
 )
 from services.diffusion.conditioning.encoder import PromptEncoder, TokenizerVocabulary
+from services.diffusion.convolutions import by_onednn
 from services.diffusion.libraries import (
     AutoencoderKL,
     CLIPTextModel,
@@ -111,6 +112,8 @@ def load(
         second_vocabulary = _vocabulary(files, SECOND_TOKENIZER, second)
     text_encoders = tuple(encoder for encoder in (text_encoder, second) if encoder is not None)
     attached = Adapters(files, unet, text_encoders, adapters)
+    if device.type == "cpu":
+        by_onednn(unet)
     previewer = previewer or LinearMap.fit(vae).to(device)  # before a hook may move the autoencoder
     offload(unet, (vae, *text_encoders), offloading, device)
     _log.info("loaded", extra={"model": name, "sha256": files.sha256, "dtype": str(dtype), "device": str(device)})

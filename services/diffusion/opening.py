@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from services.diffusion.adapters import UnfitAdapter, inspect_adapter, those_that_fit
 from services.diffusion.attention import use_xformers
 from services.diffusion.batching import Buckets
@@ -12,12 +14,13 @@ from services.diffusion.checkpoints import Kind, UnfitCheckpoint, inspect
 from services.diffusion.compilation import CompiledUNet, allow_graphs
 from services.diffusion.conditioning import prompts
 from services.diffusion.credentials import SOFTWARE, Credentials
+from services.diffusion.crew import CrewedUNet
 from services.diffusion.execution import Execution
 from services.diffusion.library import Shelf
 from services.diffusion.loading import LoadedModel, expected_bytes, load
 from services.diffusion.memory import weight_budget
 from services.diffusion.previews import TinyDecoder
-from services.diffusion.profile import answer, profile, worthwhile
+from services.diffusion.profile import answer, measure
 from services.diffusion.restoration.restorer import Restorer
 from shared.contracts import Phase
 from shared.settings import DiffusionSettings
@@ -36,6 +39,7 @@ class Opener:
     execution: Execution
     tell: Callable[[Phase, str], None]
     tiny_decoders: dict[Kind, TinyDecoder] = field(default_factory=dict)
+    threads: int = field(default_factory=torch.get_num_threads)  # of torch, all together
 
     @property
     def budget_bytes(self) -> int:
@@ -129,10 +133,12 @@ class Opener:
             use_xformers(model.vae)
             model.kernels += ("xformers",)
         self.tell(Phase.WARMING_UP, name)
-        model.buckets = worthwhile(model, profile(model, candidates))
+        if execution.device.type == "cpu" and not execution.compiles:
+            model.unet = CrewedUNet(model.unet, self.threads)
+        measure(model, candidates)
         if execution.compiles:
             _compile(model)
-            model.buckets = worthwhile(model, profile(model, model.buckets))
+            measure(model, model.buckets)
         _log.info("buckets", extra={"model": name, "rows": model.buckets.sizes, "stable": model.buckets.stable})
         return model
 

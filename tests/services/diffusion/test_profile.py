@@ -49,14 +49,12 @@ class Skewed:
         return (answer,)
 
 
-@pytest.mark.skipif(torch.get_num_threads() == 1, reason="with one thread torch takes another way for 1x1 convolutions")
 def test_all_buckets_agree_on_this_machine(model: LoadedModel) -> None:
     buckets = profile(model, Buckets.up_to(32))
     assert buckets.sizes == (2, 4, 8, 16, 32)
     assert set(buckets.stable) >= {4, 8, 16, 32}  # calls of two rows have other bits on some
 
 
-@pytest.mark.skipif(torch.get_num_threads() == 1, reason="with one thread torch takes another way for 1x1 convolutions")
 @pytest.mark.parametrize("side", [8, 9, 12, 20])
 def test_they_agree_at_other_sizes_and_with_wide_layers(wide: LoadedModel, side: int) -> None:
     stable = profile(wide, Buckets.up_to(32)).stable

@@ -34,7 +34,7 @@ from benchmarks import rendering_report
 from benchmarks.rendering_arms import EngineArm, in_threads, in_windows, one_at_a_time
 from benchmarks.rendering_engine import look_at
 from benchmarks.rendering_load import Arm, Done, Latency, Wanted, closed_loop, draws, open_loop
-from benchmarks.rendering_models import CallTimes, loaded, small, stock_unet, time_calls, tiny
+from benchmarks.rendering_models import CallTimes, loaded, small, time_calls, tiny
 from benchmarks.rendering_report import ArmResult, ModelResult
 from services.diffusion.loading import LoadedModel
 from services.diffusion.threads import in_own_thread
@@ -132,7 +132,7 @@ async def measure(model: LoadedModel, plan: Plan) -> ModelResult:
             )
     return ModelResult(
         model=model.name,
-        parameters=sum(parameter.numel() for parameter in stock_unet(model).parameters()),
+        parameters=sum(parameter.numel() for parameter in model.unet.parameters()),
         sizes=sizes,
         gains={rows: times.gain(sizes[0], rows) for rows in times.seconds[sizes[0]]},
         unet_gain=_mix_gain(times, sizes, model.buckets.sizes[-1]),

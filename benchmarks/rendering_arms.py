@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.rendering_load import Wanted
-from benchmarks.rendering_models import MAX_ROWS, stock_unet
+from benchmarks.rendering_models import MAX_ROWS
 from services.diffusion.checkpoints import SECOND_TOKENIZER
 from services.diffusion.conditioning.prompts import tokenize
 from services.diffusion.engine import Engine, EngineFull
@@ -239,7 +239,7 @@ def pipeline(model: LoadedModel) -> Any:
         "vae": model.vae,
         "text_encoder": model.text_encoders[0],
         "tokenizer": tokenizer("tokenizer"),
-        "unet": stock_unet(model),
+        "unet": model.unet,
         "scheduler": build_scheduler(SCHEDULER, model.files.scheduler),
     }
     if model.files.kind == "sdxl":

@@ -15,11 +15,10 @@ import torch
 
 from services.diffusion.batching import Buckets
 from services.diffusion.checkpoints import inspect
-from services.diffusion.crew import CrewedUNet
 from services.diffusion.libraries import UNet2DConditionModel
 from services.diffusion.loading import LoadedModel, load
 from services.diffusion.pictures import LATENT_CHANNELS, LATENT_PX
-from services.diffusion.profile import measure
+from services.diffusion.profile import profile, worthwhile
 from shared.settings import DiffusionSettings
 from training.minis.diffusion import HIDDEN, SAMPLE_SIZE, build_sd15
 
@@ -55,14 +54,8 @@ def loaded(name: str, folder: Path) -> LoadedModel:
     """Load a checkpoint as the service does on a CPU."""
     candidates = Buckets.up_to(MAX_ROWS)
     model = load(name, inspect(folder), device=torch.device("cpu"), dtype=torch.float32, buckets=candidates)
-    model.unet = CrewedUNet(model.unet, torch.get_num_threads())
-    measure(model, candidates)
+    model.buckets = worthwhile(model, profile(model, candidates))
     return model
-
-
-def stock_unet(model: LoadedModel) -> Any:
-    """Return diffusers' own UNet of a model, as the stock arms call it."""
-    return model.unet.unet if isinstance(model.unet, CrewedUNet) else model.unet
 
 
 def _written(folder: Path, unet: dict[str, Any]) -> Path:
@@ -94,8 +87,7 @@ class CallTimes:
 
 
 def time_calls(model: LoadedModel, sizes: Sequence[tuple[int, int]], *, seconds: float) -> CallTimes:
-    """Time the stock UNet alone, all sizes and rows in turn until the seconds are over; medians."""
-    unet = stock_unet(model)
+    """Time the UNet alone, all sizes and rows in turn until the seconds are over; medians."""
     seen: dict[tuple[int, int], dict[int, list[float]]] = {size: {rows: [] for rows in ROWS} for size in sizes}
     inputs = {
         (size, rows): (
@@ -111,7 +103,7 @@ def time_calls(model: LoadedModel, sizes: Sequence[tuple[int, int]], *, seconds:
         while not is_warm or time.perf_counter() < end or not seen[sizes[0]][ROWS[0]]:
             for (size, rows), (sample, timesteps, embeds) in inputs.items():
                 started = time.perf_counter()
-                unet(sample, timesteps, encoder_hidden_states=embeds, return_dict=False)
+                model.unet(sample, timesteps, encoder_hidden_states=embeds, return_dict=False)
                 if is_warm:
                     seen[size][rows].append(time.perf_counter() - started)
             is_warm = True

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from services.diffusion.adapters import UnfitAdapter, inspect_adapter, those_that_fit
 from services.diffusion.attention import use_xformers
 from services.diffusion.batching import Buckets
@@ -14,13 +12,12 @@ from services.diffusion.checkpoints import Kind, UnfitCheckpoint, inspect
 from services.diffusion.compilation import CompiledUNet, allow_graphs
 from services.diffusion.conditioning import prompts
 from services.diffusion.credentials import SOFTWARE, Credentials
-from services.diffusion.crew import CrewedUNet
 from services.diffusion.execution import Execution
 from services.diffusion.library import Shelf
 from services.diffusion.loading import LoadedModel, expected_bytes, load
 from services.diffusion.memory import weight_budget
 from services.diffusion.previews import TinyDecoder
-from services.diffusion.profile import answer, measure
+from services.diffusion.profile import answer, profile, worthwhile
 from services.diffusion.restoration.restorer import Restorer
 from shared.contracts import Phase
 from shared.settings import DiffusionSettings
@@ -39,7 +36,6 @@ class Opener:
     execution: Execution
     tell: Callable[[Phase, str], None]
     tiny_decoders: dict[Kind, TinyDecoder] = field(default_factory=dict)
-    threads: int = field(default_factory=torch.get_num_threads)  # of torch, all together
 
     @property
     def budget_bytes(self) -> int:
@@ -133,12 +129,10 @@ class Opener:
             use_xformers(model.vae)
             model.kernels += ("xformers",)
         self.tell(Phase.WARMING_UP, name)
-        if execution.device.type == "cpu" and not execution.compiles:
-            model.unet = CrewedUNet(model.unet, self.threads)
-        measure(model, candidates)
+        model.buckets = worthwhile(model, profile(model, candidates))
         if execution.compiles:
             _compile(model)
-            measure(model, model.buckets)
+            model.buckets = worthwhile(model, profile(model, model.buckets))
         _log.info("buckets", extra={"model": name, "rows": model.buckets.sizes, "stable": model.buckets.stable})
         return model
 

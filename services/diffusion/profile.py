@@ -9,7 +9,6 @@ import torch
 from services.diffusion.batching import MOST_ROWS, Buckets
 from services.diffusion.checkpoints import TIME_IDS, CheckpointFiles
 from services.diffusion.conditioning.prompts import CHUNK, capacity
-from services.diffusion.crew import CrewedUNet
 from services.diffusion.execution import Execution
 from services.diffusion.faults import is_out_of_memory
 from services.diffusion.library import Shelf
@@ -24,15 +23,9 @@ from shared.contracts.generation import MAX_SIDE_PX, MIN_SIDE_PX, PromptEncoding
 
 CALLS = 3  # of each bucket, of which the fastest counts
 SLACK = 1.08  # a bucket twice as large has to be this much faster per row: it takes nearly twice as long
-HOPELESS = 1.3  # times the fastest: with still fewer threads for each part, a call would only be slower
 MAX_SIDE_FACTOR = 2  # of the model's own side; beyond it a UNet repeats its motif
 
 _log = logging.getLogger("llmga.diffusion")
-
-
-def measure(model: LoadedModel, candidates: Buckets) -> None:
-    """Give a model the buckets, of these, that its calls are to have here."""
-    model.buckets = worthwhile(model, profile(model, candidates))
 
 
 def profile(model: LoadedModel, candidates: Buckets) -> Buckets:
@@ -67,13 +60,9 @@ def worthwhile(model: LoadedModel, buckets: Buckets) -> Buckets:
     """Return the buckets, timed, without those that only make everybody wait for longer.
 
     The largest that stays is the smallest within `SLACK` of the best time per row, at the model's own size; one that
-    every request of the deterministic class fits stays in any case. Where threads may share calls, each bucket's is
-    split as is fastest.
+    every request of the deterministic class fits stays in any case.
     """
-    if isinstance(model.unet, CrewedUNet):
-        call_s = _shared_out(model, model.unet, buckets)
-    else:
-        call_s = {size: min(_call_s(model, size) for _ in range(CALLS)) for size in buckets.sizes}
+    call_s = {size: min(_call_s(model, size) for _ in range(CALLS)) for size in buckets.sizes}
     per_row_s = {size: seconds / size for size, seconds in call_s.items()}
     best = min(per_row_s.values())
     largest = next(size for size in buckets.sizes if per_row_s[size] <= SLACK * best)
@@ -82,33 +71,6 @@ def worthwhile(model: LoadedModel, buckets: Buckets) -> Buckets:
     _log.info("time per row", extra={"model": model.name, "ms": told, "largest": largest})
     kept, stable = ([size for size in sizes if size <= largest] for sizes in (buckets.sizes, buckets.stable))
     return Buckets(kept, stable, call_s)
-
-
-def _shared_out(model: LoadedModel, unet: CrewedUNet, buckets: Buckets) -> dict[int, float]:
-    """Split each bucket's calls among threads as is fastest with the same bits; return the seconds of one."""
-    unet.splits.clear()
-    least = buckets.stable[0]
-    bits = _answers(model, least, 0)
-    call_s = {}
-    for size in buckets.sizes:
-        undivided, *others = unet.candidates(size, least)
-        unet.splits[size] = undivided
-        seconds = {undivided: _call_s(model, size)}
-        for split in others if size in buckets.stable else ():
-            unet.splits[size] = split
-            if torch.equal(_answers(model, size, size - 1), bits):
-                seconds[split] = _call_s(model, size)
-                if seconds[split] > HOPELESS * min(seconds.values()):
-                    break
-        for _ in range(CALLS - 1):  # by turns: what disturbs one of them should disturb the others, too
-            for split in seconds:
-                unet.splits[size] = split
-                seconds[split] = min(seconds[split], _call_s(model, size))
-        unet.splits[size] = min(seconds, key=lambda split: seconds[split])
-        call_s[size] = seconds[unet.splits[size]]
-    told = {str(size): f"{split.parts} x {split.threads}" for size, split in unet.splits.items()}
-    _log.info("calls are split: parts x threads", extra={"model": model.name, "splits": told})
-    return call_s
 
 
 def _call_s(model: LoadedModel, bucket: int) -> float:

@@ -2,50 +2,42 @@
 
 import asyncio
 import random
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 
 from services.diffusion.batching import Buckets
-from services.diffusion.crew import CrewedUNet
 from services.diffusion.engine import Engine
 from services.diffusion.loading import LoadedModel
+from services.diffusion.profile import profile
 from services.diffusion.requests import RenderRequest
 from services.diffusion.stages import Pixels, decode_latents
 from shared.contracts import Scheduler
 from shared.contracts.generation import PromptEncoding
 from shared.errors import RenderFailed
-from tests.services.diffusion.conftest import StartEngine
+from tests.services.diffusion.conftest import CANDIDATES, StartEngine
 from tests.services.diffusion.instruments import refusing, watched
 from tests.services.diffusion.pictures import png, random_settings, render, request_for, result, results
 
 NAN_PROMPT = "(" * 7_900 + "x"  # weights multiply beyond every number
 
 
-class Unsteady(CrewedUNet):
-    """A UNet whose threads share each call in another way than the last."""
-
-    def __call__(self, sample: torch.Tensor, timesteps: torch.Tensor, **options: Any) -> tuple[torch.Tensor]:
-        rows = len(sample)
-        ways = list(self.candidates(rows, 4))  # calls of two rows have other bits on some machines
-        last = self.splits.get(rows, ways[0])
-        self.splits[rows] = ways[(ways.index(last) + 1) % len(ways)]
-        return super().__call__(sample, timesteps, **options)
+@pytest.fixture(scope="module")
+def buckets(model: LoadedModel) -> Iterator[Buckets]:
+    """Let torch have two threads, whatever else has one; yield the buckets that are equal then."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield profile(model, CANDIDATES)
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
-def model(model: LoadedModel) -> LoadedModel:
-    """Return the run's checkpoint, its calls shared in changing ways, and not always with room for all that wait.
-
-    By its times a call of 8 that leaves some out is better than one of 16.
-    """
-    buckets = model.buckets
+def model(model: LoadedModel, buckets: Buckets) -> LoadedModel:
+    """Return the run's checkpoint with times by which a call of 8 that leaves some out is better than one of 16."""
     return replace(
-        model,
-        unet=Unsteady(model.unet, threads=2),
-        buckets=Buckets(buckets.sizes, buckets.stable, {size: 1 + size / 8 for size in buckets.sizes}),
+        model, buckets=Buckets(buckets.sizes, buckets.stable, {size: 1 + size / 8 for size in buckets.sizes})
     )
 
 

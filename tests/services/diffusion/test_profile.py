@@ -1,6 +1,6 @@
 """What a worker measures of its device, and announces."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 
 from services.diffusion.batching import Buckets
 from services.diffusion.checkpoints import inspect
+from services.diffusion.convolutions import by_onednn
 from services.diffusion.execution import Execution
 from services.diffusion.libraries import UNet2DConditionModel
 from services.diffusion.library import Shelf
@@ -62,6 +63,34 @@ def test_they_agree_at_other_sizes_and_with_wide_layers(wide: LoadedModel, side:
     assert set(stable) >= {4, 8, 16, 32}
     for bucket in stable:
         assert torch.equal(answer(wide, bucket, bucket - 1, side=side), first)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Give torch its threads back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+def test_they_agree_whatever_the_threads(model: LoadedModel) -> None:
+    told: dict[tuple[int, int], torch.Tensor] = {}
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        told |= {(count, bucket): answer(model, bucket, bucket - 1, side=12) for bucket in CANDIDATES.sizes}
+    for one in told:
+        assert torch.equal(told[one], told[1, 16]), one
+
+
+def test_a_convolution_by_onednn_is_torchs_own() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(8, 12, 1).requires_grad_(False)
+    image = torch.randn(16, 9, 7, 8).permute(0, 3, 1, 2)
+    expected = layer(image)
+    by_onednn(layer)
+    assert torch.equal(layer(image), expected), "sixteen rows go to oneDNN in any case"
+    assert torch.equal(layer(image[:3]), expected[:3])
 
 
 def test_a_bucket_that_disagrees_is_kept_from_the_deterministic_class(model: LoadedModel) -> None:

@@ -1,9 +1,9 @@
 """All tests, two folders at once: `python -m tests.folders`, for two cores. Options go to every pytest.
 
 Most tests keep one core busy, and some wait; torch has one thread in each, unless OMP_NUM_THREADS says otherwise or a
-test asks for more. Folders share nothing: each has servers and files of its own. Those that take long come first, so that both cores have work to the end. Lines come as they are written; the last ones say what
-became of each folder. The exit status is that of a folder that failed. With anything but options, such as the tests to
-run, it is one pytest.
+test asks for more. Folders share nothing: each has servers and files of its own. Those that take long come first, so
+that both cores have work to the end. Lines come as they are written; the last ones say what became of each folder. The
+exit status is that of a folder that failed. With anything but options, such as the tests to run, it is one pytest.
 """
 
 import os

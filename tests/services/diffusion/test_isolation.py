@@ -25,20 +25,17 @@ NAN_PROMPT = "(" * 7_900 + "x"  # weights multiply beyond every number
 
 
 @pytest.fixture(scope="module")
-def buckets(model: LoadedModel) -> Iterator[Buckets]:
-    """Let torch have two threads, whatever else has one; yield the buckets that are equal then."""
+def model(model: LoadedModel) -> Iterator[LoadedModel]:
+    """Yield the run's checkpoint with times by which a call of 8 that leaves some out is better than one of 16.
+
+    Torch has two threads meanwhile, whatever else has one.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    yield profile(model, CANDIDATES)
+    buckets = profile(model, CANDIDATES)
+    call_s = {size: 1 + size / 8 for size in buckets.sizes}
+    yield replace(model, buckets=Buckets(buckets.sizes, buckets.stable, call_s))
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def model(model: LoadedModel, buckets: Buckets) -> LoadedModel:
-    """Return the run's checkpoint with times by which a call of 8 that leaves some out is better than one of 16."""
-    return replace(
-        model, buckets=Buckets(buckets.sizes, buckets.stable, {size: 1 + size / 8 for size in buckets.sizes})
-    )
 
 
 def not_a_number(model: LoadedModel, seed: int, steps: int = 9) -> RenderRequest:

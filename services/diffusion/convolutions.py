@@ -4,9 +4,15 @@ With a single thread torch computes those of fewer than 16 rows in a way of its 
 in another order. By oneDNN, as everywhere else, a row has the same bits in a small call as in a large one.
 """
 
-from functools import partial
-
 import torch
+
+
+class _ByOneDnn(torch.nn.Conv2d):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        assert not isinstance(self.padding, str), "diffusers gives it in pixels"
+        return torch.mkldnn_convolution(
+            image, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+        )
 
 
 def by_onednn(module: torch.nn.Module) -> None:
@@ -14,12 +20,5 @@ def by_onednn(module: torch.nn.Module) -> None:
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return
     for part in module.modules():
-        if isinstance(part, torch.nn.Conv2d) and part.kernel_size == (1, 1) and part.padding_mode == "zeros":
-            part.forward = partial(_convolve, part)  # type: ignore[method-assign]
-
-
-def _convolve(layer: torch.nn.Conv2d, image: torch.Tensor) -> torch.Tensor:
-    assert not isinstance(layer.padding, str), "diffusers gives it in pixels"
-    return torch.mkldnn_convolution(
-        image, layer.weight, layer.bias, layer.padding, layer.stride, layer.dilation, layer.groups
-    )
+        if type(part) is torch.nn.Conv2d and part.kernel_size == (1, 1) and part.padding_mode == "zeros":
+            part.__class__ = _ByOneDnn  # its weights stay; a function of its own would keep the layer from being freed

@@ -1,5 +1,6 @@
 """What a worker measures of its device, and announces."""
 
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -93,6 +94,9 @@ def test_a_convolution_by_onednn_is_torchs_own() -> None:
     by_onednn(layer)
     assert torch.equal(layer(image), expected), "sixteen rows go to oneDNN in any case"
     assert torch.equal(layer(image[:3]), expected[:3])
+    gone = weakref.ref(layer)
+    del layer
+    assert gone() is None, "memory is free as soon as a checkpoint leaves"
 
 
 def test_a_bucket_that_disagrees_is_kept_from_the_deterministic_class(model: LoadedModel) -> None:

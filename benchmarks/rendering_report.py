@@ -156,7 +156,7 @@ def plot(result: ModelResult, name: str) -> None:
     """Draw latencies by load, throughputs beside the UNet's gain, and the cost of a picture by crowd."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure = Figure(figsize=(13, 4.6), layout="constrained")
     figure.suptitle(result.model)
     _draw_latency(figure.add_subplot(1, 3, 1), result)
     _draw_throughput(figure.add_subplot(1, 3, 2), result)
@@ -168,9 +168,10 @@ def plot(result: ModelResult, name: str) -> None:
         "o-",
         color="tab:blue",
     )
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(1e3 * crowd.seconds_per_picture for crowd in crowds))
     axes.set_xticks([crowd.requests for crowd in crowds], [str(crowd.requests) for crowd in crowds])
     axes.minorticks_off()
+    figure.legend(loc="outside lower center", fontsize=8, ncols=5)
     folder = results.HERE / "results"
     folder.mkdir(exist_ok=True)
     figure.savefig(folder / name, dpi=100)
@@ -181,13 +182,12 @@ def _draw_latency(axes: Any, result: ModelResult) -> None:
         loads = [share * result.capacity_per_s for share in arm.latency]
         lines: tuple[tuple[Callable[[Latency], float], str, str], ...] = (
             (lambda latency: latency.p50_s, "-", f"{arm.name}, p50"),
-            (lambda latency: latency.p99_s, ":", "p99"),
+            (lambda latency: latency.p99_s, ":", f"{arm.name}, p99"),
         )
         for value, style, label in lines:
             seconds = [value(latency) for latency in arm.latency.values()]
             axes.plot(loads, seconds, style, marker="o", markersize=3, color=color, label=label)
     axes.set(xlabel="requests per second", ylabel="seconds", yscale="log")
-    axes.legend(fontsize=7, ncols=2)
     axes.grid(alpha=0.3)
 
 
@@ -198,4 +198,3 @@ def _draw_throughput(axes: Any, result: ModelResult) -> None:
     axes.axvline(limit, color="black", linestyle="--", linewidth=1, label="(a) times the UNet's own gain")
     axes.set(xlabel="pictures per second at saturation")
     axes.invert_yaxis()
-    axes.legend(fontsize=7)

@@ -77,7 +77,9 @@ def threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("threads")
-def test_they_agree_whatever_the_threads(model: LoadedModel) -> None:
+@pytest.mark.parametrize("kind", ["model", "sdxl_model", "wide"])
+def test_they_agree_whatever_the_threads(kind: str, request: pytest.FixtureRequest) -> None:
+    model: LoadedModel = request.getfixturevalue(kind)
     told: dict[tuple[int, int], torch.Tensor] = {}
     for count in (1, 2):
         torch.set_num_threads(count)
